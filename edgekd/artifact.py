@@ -1,0 +1,44 @@
+"""What an exporter hands to a checker, a runner and a bundle: one file (or folder) that one runtime can load."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+Precision = Literal["fp32", "fp16", "int8"]
+Layout = Literal["NCHW", "NHWC", "NC"]
+
+
+class Frozen(BaseModel):
+    """Plain immutable data; unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TensorSpec(Frozen):
+    """One input or output of an artifact; scale and zero_point only where the tensor itself is an integer."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    layout: Layout
+    scale: float | None = None
+    zero_point: int | None = None
+
+
+class Artifact(Frozen):
+    """A converted model. `path` is a file, or a folder for .mlpackage and for the Jetson build kit.
+
+    `precision` is what the weights and compute are stored as; what really runs is the check's evidence, not this field.
+    """
+
+    target: str
+    precision: Precision
+    path: Path
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    size_bytes: int
+    sha256: str
+    notes: tuple[str, ...] = ()

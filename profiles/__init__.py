@@ -1,0 +1,1 @@
+"""Hardware profiles, one device per TOML file."""

@@ -1,0 +1,24 @@
+"""TensorRT: a build kit (typed ONNX + scripts) for Jetson, and ahead-of-time engines for RTX GPUs.
+
+Measured with TensorRT-RTX 1.7: a zero point other than 0 is refused, so activations are symmetric. A Jetson engine is
+always built on the device (it loads only with the TensorRT and GPU that built it); the kit needs onnx only.
+"""
+
+from __future__ import annotations
+
+from edgekd.targets.spec import QuantSpec, Scheme, Target
+
+_SCHEMES: tuple[Scheme, ...] = ("symmetric",)
+QUANT: dict[Scheme, QuantSpec] = {scheme: QuantSpec(scheme=scheme) for scheme in _SCHEMES}
+
+TARGET = Target(
+    name="tensorrt",
+    title="TensorRT",
+    suffix=".trtkit",
+    extra="tensorrt",
+    packages=("onnx", "onnxscript"),
+    evidence_with=("tensorrt_rtx",),
+    precisions=("fp32", "fp16", "int8"),
+    schemes=_SCHEMES,
+    quant=tuple(QUANT.values()),
+)
