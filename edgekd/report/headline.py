@@ -1,0 +1,111 @@
+"""The few figures a reader wants first, and the rules of what may be shown there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+from edgekd.report.document import Accuracy, Document, GateState, RatioRow, RunReport
+
+
+class Figure(Document):
+    """One headline figure. `kind` decides how it is drawn: predicted figures never look like measured ones."""
+
+    label: str
+    value: str
+    detail: str
+    kind: Literal["measured", "predicted", "missing"]
+
+
+def deployed_accuracy(report: RunReport) -> Accuracy | None:
+    """Top-1 of what will run: the primary artifact in its runtime, else the quantised student, else the float."""
+    primary = report.primary
+    if primary is not None:
+        own = [row for row in report.accuracies if row.artifact == primary.name and row.split == "test"]
+        if own:
+            return own[0]
+        if primary.precision == "int8" and (quantised := report.accuracy("quantised")) is not None:
+            return quantised
+    return report.accuracy("student")
+
+
+def speed_counts(report: RunReport, row: RatioRow) -> bool:
+    """False when the timed artifact did not pass its check: no speedup is shown without output parity."""
+    artifact = report.artifact(row.artifact) if row.artifact else None
+    return not row.artifact or (artifact is not None and artifact.state == "exported-and-checked")
+
+
+def verdict(report: RunReport) -> tuple[GateState, str]:
+    """One state and one sentence for the whole run; a failed gate outweighs an unverified one."""
+    count = {state: sum(gate.state == state for gate in report.gates) for state in ("pass", "fail", "unverified")}
+    parts = [f"{count['pass']} passed", f"{count['fail']} failed", f"{count['unverified']} unverified"]
+    sentence = f"{len(report.gates)} gates: {', '.join(parts)}" if report.gates else "no gate was evaluated"
+    return ("fail" if count["fail"] else "unverified" if count["unverified"] or not report.gates else "pass"), sentence
+
+
+def figures(report: RunReport) -> tuple[Figure, ...]:
+    """Accuracy, speed, size, and the latency on the profile's own device, in this order."""
+    return (_accuracy(report), *_speedups(report), _size(report), _device_latency(report))
+
+
+def _accuracy(report: RunReport) -> Figure:
+    student, teacher = deployed_accuracy(report), report.accuracy("teacher")
+    if student is None:
+        return Figure(label="test top-1", value="—", detail="not measured", kind="missing")
+    detail = f"[{student.lo:.2%}, {student.hi:.2%}], n = {student.n:,}, in {student.runtime}"
+    if teacher is not None:
+        detail = f"{100 * (student.top1 - teacher.top1):+.2f} points against the teacher ({teacher.top1:.2%}); {detail}"
+    return Figure(label="test top-1 of the student", value=f"{student.top1:.2%}", detail=detail, kind="measured")
+
+
+def _speedups(report: RunReport) -> Iterator[Figure]:
+    for row in report.ratios:
+        if row.key == "student-float-to-int8":
+            continue
+        what = "teacher as run today" if row.key == "teacher-today-to-student" else "teacher's best export"
+        label = f"speedup over the {what}"
+        if row.ratio is None or row.lo is None or row.hi is None:
+            yield Figure(label=label, value="—", detail=row.reason or "not measured", kind="missing")
+        elif not speed_counts(report, row):
+            yield Figure(
+                label=label, value="withheld", detail=f"{row.artifact} has not passed its check", kind="missing"
+            )
+        else:
+            yield Figure(label=label, value=f"{row.ratio:.1f}×", detail=_ratio_detail(row), kind="measured")
+
+
+def _ratio_detail(row: RatioRow) -> str:
+    where = ", ".join(part for part in (row.runtime, row.device) if part)
+    interval = f"95% CI [{row.lo:.2f}, {row.hi:.2f}], {row.n_blocks} block pairs"
+    return interval + (f", {where}" if where else "") + ("" if row.significant else "; no significant difference")
+
+
+def _size(report: RunReport) -> Figure:
+    primary = report.primary
+    if primary is None or primary.size_bytes is None:
+        return Figure(label="artifact size", value="—", detail="nothing was exported", kind="missing")
+    budget = f"budget {report.profile.budgets.artifact_size_mib:g} MiB"
+    return Figure(label=f"size of {primary.name}", value=size_text(primary.size_bytes), detail=budget, kind="measured")
+
+
+def size_text(size_bytes: int) -> str:
+    """Bytes as people read them.
+
+    >>> size_text(98_304), size_text(5 * 2**20)
+    ('96.0 KiB', '5.00 MiB')
+    """
+    return f"{size_bytes / 2**20:.2f} MiB" if size_bytes >= 2**20 else f"{size_bytes / 2**10:.1f} KiB"
+
+
+def _device_latency(report: RunReport) -> Figure:
+    label = f"latency p50 on {report.profile.title}"
+    budget = f"budget p90 {report.profile.budgets.latency_p90_ms:g} ms"
+    rows = [row for row in report.measurements if row.on_profile_device and row.role == "student"]
+    if rows:
+        detail = f"n = {rows[0].n:,}, {rows[0].runtime}, {rows[0].verdict}; {budget}"
+        return Figure(label=label, value=f"{rows[0].p50_ms:.3g} ms", detail=detail, kind="measured")
+    for row in report.predicted:
+        if row.quantity == "latency_p50_ms" and row.what == "student":
+            detail = f"[{row.lo:.3g}, {row.hi:.3g}] ms, never run there; {budget}"
+            return Figure(label=label, value=f"{row.value:.3g} ms", detail=detail, kind="predicted")
+    return Figure(label=label, value="—", detail="neither measured nor predicted", kind="missing")

@@ -1,0 +1,236 @@
+"""The truth table of the gates: what passes, what fails, and what may only be called unverified."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgekd.gates import evaluate_gates
+from edgekd.report.document import Gate, RunReport
+
+
+def example_report(**changes: Any) -> RunReport:
+    spec = importlib.util.spec_from_file_location(
+        "example_report", Path(__file__).parent / "report" / "example_report.py"
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    report: RunReport = module.example_report(**changes)
+    return report
+
+
+def gate(report: RunReport, name: str) -> Gate:
+    found = [g for g in evaluate_gates(report) if g.name.startswith(name)]
+    assert len(found) == 1, [g.name for g in evaluate_gates(report)]
+    return found[0]
+
+
+def rows(report: RunReport, field: str) -> list[dict[str, Any]]:
+    return [row.model_dump() for row in getattr(report, field)]
+
+
+def with_top1(role: str, top1: float, **more: Any) -> RunReport:
+    """The example with one accuracy replaced, and no accuracy of an artifact to overrule it."""
+    accuracies = [row for row in rows(example_report(), "accuracies") if row["role"] not in ("artifact", "quantised")]
+    for row in accuracies:
+        if row["role"] == role:
+            row.update(top1=top1, lo=top1 - 0.005, hi=top1 + 0.005)
+    return example_report(accuracies=accuracies, **more)
+
+
+def with_data_note(note: str) -> dict[str, Any]:
+    return {**example_report().data.model_dump(), "note": note}
+
+
+@pytest.mark.parametrize(
+    ("student_top1", "state"), [(0.95 * 0.9412 + 1e-4, "pass"), (0.95 * 0.9412 - 1e-4, "fail"), (0.99, "pass")]
+)
+def test_a_student_must_reach_95_percent_of_its_teacher(student_top1: float, state: str) -> None:
+    assert gate(with_top1("student", student_top1), "accuracy").state == state
+
+
+@pytest.mark.parametrize(("baseline_top1", "state"), [(0.70, "pass"), (0.80, "fail")])
+def test_a_student_far_from_its_teacher_may_still_win_over_its_own_baseline(baseline_top1: float, state: str) -> None:
+    accuracies = rows(with_top1("student", 0.80), "accuracies")
+    for row in accuracies:
+        if row["role"] == "baseline":
+            row.update(top1=baseline_top1, lo=baseline_top1, hi=baseline_top1)
+    assert gate(example_report(accuracies=accuracies), "accuracy").state == state
+
+
+def test_the_accuracy_that_counts_is_the_deployed_artifacts_own() -> None:
+    accuracies = rows(example_report(), "accuracies")
+    for row in accuracies:
+        if row["artifact"] == "tflite-int8":
+            row.update(top1=0.5, lo=0.49, hi=0.51)
+    assert gate(example_report(accuracies=accuracies), "accuracy").state == "fail"
+
+
+def test_a_validation_accuracy_does_not_count_as_the_test_set() -> None:
+    accuracies = [{**row, "split": "val"} for row in rows(example_report(), "accuracies")]
+    assert gate(example_report(accuracies=accuracies), "accuracy").state == "unverified"
+
+
+def test_a_subset_leaves_every_accuracy_gate_unverified_and_says_smoke_numbers() -> None:
+    report = example_report(data=with_data_note("subset: smoke numbers only"))
+    for name in ("accuracy", "distillation does no harm", "int8 accuracy loss"):
+        assert gate(report, name).state == "unverified"
+        assert "smoke numbers only" in gate(report, name).why
+
+
+def test_a_student_two_points_under_its_own_baseline_has_collapsed() -> None:
+    assert gate(with_top1("student", 0.9174 - 0.021), "distillation").state == "fail"
+    assert gate(with_top1("student", 0.9174 - 0.019), "distillation").state == "pass"
+
+
+def changed_artifact(name: str, check: dict[str, Any] | None = None, **fields: Any) -> RunReport:
+    artifacts = rows(example_report(), "artifacts")
+    for row in artifacts:
+        if f"{row['target']}-{row['precision']}" == name:
+            row.update(fields)
+            if check is not None:
+                row["check"].update(check)
+    return example_report(artifacts=artifacts)
+
+
+@pytest.mark.parametrize(
+    ("check", "state"),
+    [
+        ({}, "pass"),
+        ({"snr_db": 29.9}, "fail"),
+        ({"agreement": 0.989}, "fail"),
+        ({"snr_db": None, "executed": False}, "unverified"),
+        ({"executed": False, "executed_in": "MIL interpreter"}, "unverified"),
+        ({"snr_db": 20.0, "min_snr_db": 18.0}, "pass"),
+    ],
+)
+def test_parity_passes_only_in_the_runtime_itself_and_over_the_bars(check: dict[str, Any], state: str) -> None:
+    assert gate(changed_artifact("tflite-int8", check), "parity: tflite-int8").state == state
+
+
+def test_an_artifact_whose_check_failed_fails_even_with_good_figures() -> None:
+    report = changed_artifact("tflite-int8", state="exported-check-failed", reason="3 of 9 convolutions are float")
+    assert gate(report, "parity: tflite-int8").state == "fail"
+    assert gate(report, "parity: tflite-int8").why == "3 of 9 convolutions are float"
+
+
+def test_an_artifact_that_was_not_exported_fails_with_its_reason() -> None:
+    assert "pip install" in gate(example_report(), "parity: openvino-fp16").why
+
+
+@pytest.mark.parametrize(
+    ("check", "state"),
+    [
+        ({"int8_ops": 23, "compute_ops": 23}, "pass"),
+        ({"int8_ops": 22, "compute_ops": 23}, "fail"),
+        ({"int8_ops": None}, "unverified"),
+        ({"int8_ops": 0, "compute_ops": 0}, "unverified"),
+        ({"int8_ops": 22, "compute_ops": 23, "convs": 22, "int8_convs": 22}, "pass"),
+        ({"int8_ops": 22, "compute_ops": 23, "convs": 22, "int8_convs": 21}, "fail"),
+    ],
+)
+def test_int8_must_be_int8_in_every_convolution(check: dict[str, Any], state: str) -> None:
+    assert gate(changed_artifact("tflite-int8", check), "int8 is int8: tflite").state == state
+
+
+@pytest.mark.parametrize(("int8_top1", "state"), [(0.9268, "pass"), (0.9267, "fail")])
+def test_int8_may_lose_half_a_point(int8_top1: float, state: str) -> None:
+    accuracies = rows(example_report(), "accuracies")
+    for row in accuracies:
+        if row["artifact"] == "openvino-int8":  # the worst int8 form decides, not the primary one
+            row.update(top1=int8_top1, lo=int8_top1, hi=int8_top1)
+    assert gate(example_report(accuracies=accuracies), "int8 accuracy loss").state == state
+
+
+def test_a_post_training_result_beside_the_shipped_one_decides_nothing() -> None:
+    beside = {**rows(example_report(), "accuracies")[4], "name": "int8 by PTQ", "artifact": "", "top1": 0.5, "lo": 0.4}
+    report = example_report(accuracies=[*rows(example_report(), "accuracies"), beside])
+    assert gate(report, "int8 accuracy loss").state == "pass"
+
+
+def test_a_float_run_has_no_int8_gates() -> None:
+    artifacts = [row for row in rows(example_report(), "artifacts") if row["precision"] != "int8"]
+    accuracies = [row for row in rows(example_report(), "accuracies") if row["precision"] != "int8"]
+    report = example_report(artifacts=artifacts, accuracies=accuracies)
+    assert not [g.name for g in evaluate_gates(report) if "int8" in g.name]
+
+
+def predicted(quantity: str, value: float, lo: float, hi: float) -> list[dict[str, Any]]:
+    return [{"what": "student", "quantity": quantity, "value": value, "lo": lo, "hi": hi, "provenance": "test"}]
+
+
+BUDGETS = (("latency p90", "latency_p90_ms", 4.0), ("peak memory", "peak_memory_mib", 64.0))
+
+
+@pytest.mark.parametrize(("name", "quantity", "budget"), BUDGETS)
+@pytest.mark.parametrize("fraction", [1e-6, 0.1, 0.5, 0.99, 1.0, 1.2, 3.0])
+def test_a_prediction_never_passes_a_budget_gate(name: str, quantity: str, budget: float, fraction: float) -> None:
+    value = fraction * budget
+    report = example_report(predicted=predicted(quantity, value, 0.9 * value, 1.1 * value))
+    found = gate(report, name)
+    assert found.state == ("fail" if 0.9 * value > budget else "unverified")
+    assert "predicted" in found.figure
+
+
+def test_only_the_optimistic_bound_can_make_a_prediction_fail() -> None:
+    report = example_report(predicted=predicted("latency_p90_ms", 9.0, 3.9, 20.0))
+    assert gate(report, "latency p90").state == "unverified"
+    assert "probably misses" in gate(report, "latency p90").why
+
+
+def test_a_predicted_median_over_the_p90_budget_fails_too() -> None:
+    report = example_report(predicted=predicted("latency_p50_ms", 5.0, 4.1, 6.0))
+    assert gate(report, "latency p90").state == "fail"
+
+
+def test_neither_measured_nor_predicted_is_unverified() -> None:
+    report = example_report(predicted=[])
+    assert gate(report, "latency p90").state == gate(report, "peak memory").state == "unverified"
+
+
+@pytest.mark.parametrize(
+    ("fields", "state"),
+    [
+        ({"p90_ms": 3.9}, "pass"),
+        ({"p90_ms": 4.1}, "fail"),
+        ({"p90_ms": None}, "unverified"),
+        ({"p90_ms": 3.9, "verdict": "noisy"}, "unverified"),
+        ({"p90_ms": 4.1, "verdict": "noisy"}, "fail"),
+        ({"p90_ms": 3.9, "verdict": "fallback"}, "unverified"),
+        ({"p90_ms": 3.9, "on_profile_device": False}, "unverified"),
+    ],
+)
+def test_a_measurement_on_the_profiles_device_decides_its_latency_budget(fields: dict[str, Any], state: str) -> None:
+    measurements = rows(example_report(), "measurements")
+    for row in measurements:
+        if row["artifact"] == "tflite-int8":
+            row.update({"on_profile_device": True, **fields})
+    assert gate(example_report(measurements=measurements), "latency p90").state == state
+
+
+@pytest.mark.parametrize(("size_bytes", "state"), [(4 * 2**20, "pass"), (4 * 2**20 + 1, "fail")])
+def test_size_is_decided_by_the_file(size_bytes: int, state: str) -> None:
+    assert gate(changed_artifact("tflite-int8", size_bytes=size_bytes), "artifact size").state == state
+
+
+@pytest.mark.parametrize(
+    ("fields", "state"),
+    [
+        ({}, "pass"),
+        ({"lo": 0.99, "significant": False}, "fail"),
+        ({"ratio": 0.5, "lo": 0.4, "hi": 0.6}, "fail"),
+        ({"ratio": None}, "unverified"),
+        ({"artifact": "openvino-fp16"}, "unverified"),
+    ],
+)
+def test_a_speedup_counts_when_its_interval_excludes_one_and_its_output_is_right(
+    fields: dict[str, Any], state: str
+) -> None:
+    ratios = rows(example_report(), "ratios")
+    ratios[0].update(fields)
+    assert gate(example_report(ratios=ratios), "faster than the teacher as run today").state == state
