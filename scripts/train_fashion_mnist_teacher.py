@@ -18,10 +18,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
 
+from edgekd.teachers.checkpoint import save_teacher
 from edgekd.teachers.wide_resnet import WideResNet
 
 MEAN, STD = 0.2860, 0.3530  # of the 60,000 training images in [0, 1]
@@ -109,8 +109,7 @@ def train(args: argparse.Namespace) -> None:
         "test_top1": top1,
         "test_n": len(test_images),
     }
-    state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    save_file(state, str(args.out), metadata={"edgekd": json.dumps(facts)})
+    save_teacher(model, args.out, facts)
     print(json.dumps(facts, indent=1))
 
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from edgekd.data.dataset import Dataset
 from edgekd.data.preprocessing import Preprocessing
-from edgekd.errors import InputError, did_you_mean
+from edgekd.errors import InputError
 from edgekd.files import sha256_of
 from edgekd.teachers.architectures import FORMS, build, first_convolution, fixed_image_size
 from edgekd.teachers.black_box import SUFFIXES as BLACK_BOX_SUFFIXES
@@ -56,8 +56,7 @@ def shipped_file(name: str) -> Path:
 
 def _from_path(path: Path, spec: str, dataset: Dataset) -> Teacher:
     if not path.exists():
-        near = did_you_mean(spec, SHIPPED) if "/" not in spec and not path.suffix else ""
-        raise InputError(f"no such teacher; {near or FORMS}, or an existing file", where=spec)
+        raise InputError("no such teacher", where=spec, fix=f"{FORMS}, or an existing file")
     if path.is_dir():
         return _from_run(path, dataset)
     if path.suffix in BLACK_BOX_SUFFIXES:

@@ -1,0 +1,54 @@
+"""What every room's tests share."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from edgekd.data.dataset import Dataset, TensorSplit, channel_statistics, fingerprint_of
+from edgekd.data.preprocessing import Preprocessing
+
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real data beside the repository; what needs it is skipped in a clone that has none."""
+    folder = Path(__file__).resolve().parents[2] / "shared"
+    if not folder.is_dir():
+        pytest.skip("needs ../shared, which is absent")
+    return folder
+
+
+def _images(n: int, generator: torch.Generator, prototypes: torch.Tensor) -> TensorSplit:
+    labels = torch.arange(n) % len(prototypes)
+    noise = torch.randn(n, 1, 28, 28, generator=generator)
+    pixels = (128 + 50 * prototypes[labels] + 40 * noise).clamp(0, 255).to(torch.uint8)
+    return TensorSplit(pixels, labels)
+
+
+@pytest.fixture(scope="session")
+def tiny_dataset() -> Dataset:
+    """Made, not real: 10 random low-frequency patterns under noise, 28x28x1, 600 train, 100 val, 200 test images."""
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.randn(10, 1, 7, 7, generator=generator)
+    prototypes = torch.nn.functional.interpolate(coarse, (28, 28), mode="bilinear")
+    train, val, test = (_images(n, generator, prototypes) for n in (600, 100, 200))
+    mean, std = channel_statistics(train)
+    return Dataset(
+        name="tiny",
+        classes=tuple(f"pattern {i}" for i in range(10)),
+        train=train,
+        val=val,
+        test=test,
+        preprocessing=Preprocessing(image_size=28, channels=1, mean=mean, std=std),
+        fingerprint=fingerprint_of(train, val, test, image_size=28),
+        note="made by a test",
+        horizontal_flip=False,
+    )
