@@ -1,0 +1,87 @@
+"""What is timed: plain data that a worker process turns into one loaded model. Nothing here loads anything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from edgekd.artifact import Artifact, Frozen
+
+
+class TeacherModule(Frozen):
+    """A teacher as its user runs it today: the fp32 torch module, eager, in its own preprocessing.
+
+    spec, weights: as `edgekd.teachers.load_teacher` takes them (None: the teacher that ships with edgekd).
+    classes and the preprocessing are those of the dataset it is loaded for; no image is read.
+    """
+
+    kind: Literal["teacher"] = "teacher"
+    spec: str | None = None
+    weights: Path | None = None
+    classes: tuple[str, ...]
+    preprocessing: dict[str, Any]
+    dataset_name: str = "benchmark"
+
+
+class StudentModule(Frozen):
+    """A student as a torch module, eager: its StudentSpec JSON and, if given, its safetensors weights."""
+
+    kind: Literal["student"] = "student"
+    spec_file: Path
+    weights: Path | None = None
+
+
+class ZooModule(Frozen):
+    """A torchvision or timm model, eager fp32. Without `weights` (safetensors, .pt) they are random: same speed."""
+
+    kind: Literal["zoo"] = "zoo"
+    library: Literal["torchvision", "timm"]
+    name: str
+    weights: Path | None = None
+    image_size: int | None = None
+    num_classes: int | None = None
+
+
+class ExportedArtifact(Frozen):
+    """An artifact in its runtime. options: as `edgekd.runtimes.open_session` takes them. A bare file becomes an
+    artifact through `edgekd.runtimes.open_model_file`.
+    """
+
+    kind: Literal["artifact"] = "artifact"
+    artifact: Artifact
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class Replay(Frozen):
+    """The null device: answers with recorded samples (ns), in order and cyclically, and spends no time on them."""
+
+    kind: Literal["replay"] = "replay"
+    wall_ns: tuple[int, ...] = Field(min_length=1)
+    cpu_ns: tuple[int, ...] = ()
+    load_ms: float = 1.0
+    peak_rss_mib: float = 1.0
+
+
+Source = Annotated[TeacherModule | StudentModule | ZooModule | ExportedArtifact | Replay, Field(discriminator="kind")]
+
+
+class Contender(Frozen):
+    """One named thing to time at batch 1.
+
+    input_shape: NCHW, or None where the model knows. threads: CPU threads of one inference, None for the set's.
+    affinity: logical CPUs to pin its process to; empty leaves the scheduler free.
+    """
+
+    name: str = Field(min_length=1)
+    source: Source
+    input_shape: tuple[int, int, int, int] | None = None
+    threads: int | None = Field(default=None, ge=1)
+    affinity: tuple[int, ...] = ()
+
+
+def of_artifact(artifact: Artifact, *, name: str = "", options: dict[str, Any] | None = None) -> Contender:
+    """A contender for an exported artifact, named `TARGET-PRECISION` unless told."""
+    source = ExportedArtifact(artifact=artifact, options=options or {})
+    return Contender(name=name or f"{artifact.target}-{artifact.precision}", source=source)

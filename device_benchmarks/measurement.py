@@ -1,0 +1,152 @@
+"""What a measurement says, as frozen data: figures, their spread, every raw sample, and where they come from."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from edgekd.artifact import Frozen
+from edgekd.device_benchmarks.host import HostState
+from edgekd.errors import InputError
+
+Verdict = Literal["valid", "noisy", "contended", "drifting", "throttled", "fallback"]
+
+
+class Block(Frozen):
+    """Consecutive runs of one contender: in which fresh process, in which round, and each run's two clocks in ns."""
+
+    process: int
+    round: int
+    wall_ns: tuple[int, ...]
+    cpu_ns: tuple[int, ...]
+
+
+class ProcessFacts(Frozen):
+    """What one fresh process of a contender showed. Warm-up samples are kept apart from the measured ones.
+
+    model_rss_mib: peak less what the imported runtime took before the model. None: this host does not tell.
+    """
+
+    import_ms: float
+    load_ms: float
+    first_inference_ms: float
+    warm_up_ns: tuple[int, ...]
+    warm_up_converged: bool
+    peak_rss_mib: float | None
+    model_rss_mib: float | None
+    pss_mib: float | None
+    feed_p50_ms: float | None = None
+    read_p50_ms: float | None = None
+
+
+class Provenance(Frozen):
+    """Enough to measure again: the device's state at both ends, the input, the settings and the command line."""
+
+    device: str
+    runtime: str
+    runtime_version: str | None
+    executed: str
+    threads: int
+    affinity: tuple[int, ...]
+    input_shape: tuple[int, ...]
+    input_sha256: str
+    artifact_sha256: str | None
+    mode: str
+    seed: int
+    processes: int
+    command: str
+    host_start: HostState
+    host_end: HostState
+
+
+class Measurement(Frozen):
+    """Latency of one contender at batch 1, in ms, with its evidence. Load, compile and first inference are the median
+    over fresh processes; memory is the largest.
+
+    p90_ms, p95_ms, p99_ms: None below their sample minimum (64, 130, 662). ci_lo_ms, ci_hi_ms: 95% interval of p50, the
+    hull of order-statistic, block-bootstrap and process medians. verdict: "valid", or the worst of `warnings`.
+    """
+
+    kind: Literal["measured"] = "measured"
+    name: str
+    p50_ms: float
+    p90_ms: float | None
+    p95_ms: float | None
+    p99_ms: float | None
+    mean_ms: float
+    min_ms: float
+    ci_lo_ms: float
+    ci_hi_ms: float
+    n: int
+    cv: float
+    mad_ms: float
+    outliers: int
+    cpu_p50_ms: float
+    wall_over_cpu: float
+    drift: float
+    burst_p50_ms: float
+    sustained_p50_ms: float
+    load_ms: float
+    first_inference_ms: float
+    peak_rss_mib: float | None
+    model_rss_mib: float | None
+    pss_mib: float | None
+    energy_mj: float | None = None
+    energy_note: str = "no energy sensor is read in this version"
+    verdict: Verdict
+    warnings: tuple[str, ...]
+    note: str
+    provenance: Provenance
+    processes: tuple[ProcessFacts, ...]
+    blocks: tuple[Block, ...]
+
+    @property
+    def samples_ns(self) -> tuple[int, ...]:
+        """Every wall-clock sample in the order taken; none is ever deleted."""
+        return tuple(ns for block in self.blocks for ns in block.wall_ns)
+
+
+class PairedRatio(Frozen):
+    """How many times as fast `contender` is as `baseline`: above 1, faster. From block medians paired within a round.
+
+    lo, hi: 99% interval of the geometric mean; `significant` when it leaves 1 out. The cpu_ figures are the same from
+    CPU time; `clocks_disagree` when the two ratios differ by more than 10% on one thread, as on a contended host, where
+    wall ratios are biased and CPU time is the better judge. text: one sentence, which says so.
+    """
+
+    baseline: str
+    contender: str
+    ratio: float
+    lo: float
+    hi: float
+    n_blocks: int
+    significant: bool
+    cpu_ratio: float
+    cpu_lo: float
+    cpu_hi: float
+    cpu_significant: bool
+    clocks_disagree: bool
+    confidence: float = 0.99
+    text: str
+
+
+class MeasurementSet(Frozen):
+    """One interleaved session: the contenders, the ratios asked for, and who failed, with the reason."""
+
+    schema_version: Literal[1] = 1
+    kind: Literal["measured"] = "measured"
+    mode: str
+    seconds: float
+    measurements: tuple[Measurement, ...]
+    ratios: tuple[PairedRatio, ...]
+    failures: dict[str, str]
+
+    def measurement(self, name: str) -> Measurement:
+        """By the contender's name. Raises: InputError: it is not in the set, or it failed (the reason is given)."""
+        for measurement in self.measurements:
+            if measurement.name == name:
+                return measurement
+        raise InputError(self.failures.get(name, f"no contender '{name}' was measured"))
+
+    def ratio(self, baseline: str, contender: str) -> PairedRatio | None:
+        """The ratio of a pair, or None when it was not asked for or one of the two failed."""
+        return next((r for r in self.ratios if (r.baseline, r.contender) == (baseline, contender)), None)
