@@ -1,7 +1,7 @@
 """What a runtime accepts: frozen data and rules; no vendor import, no torch.
 
-One file per runtime, each with `TARGET` (capabilities) and `QUANT` (int8 specification per activation scheme). A package of
-your own adds a target with one line under the entry point group `edgekd.targets`, naming its `Target`.
+One file per runtime, each with `TARGET` (capabilities) and `QUANT` (int8 specification per activation scheme). Your own
+package adds a target with one line under the entry point group `edgekd.targets`, naming its `Target`.
 """
 
 from __future__ import annotations

@@ -1,0 +1,89 @@
+"""The command line: argv -> functions -> text. An error is one line on stderr and an exit code: 1 failed, 2 usage.
+
+Nothing here or in `edgekd.commands` imports torch or a vendor package at import time: `edgekd --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import traceback
+from typing import Annotated
+
+import click
+import typer
+
+from edgekd import __version__
+from edgekd.commands import distill, doctor, estimate, export, plan, profile, profiles, verify
+from edgekd.errors import EdgekdError
+
+app = typer.Typer(
+    name="edgekd",
+    help="Budget -> student -> distillation and quantisation -> export -> measured. "
+    "Start with: edgekd distill --profile jetson-nano",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("distill")(distill.distill)
+app.command("plan")(plan.plan)
+app.command("profile")(profile.profile)
+app.command("export")(export.export)
+app.command("estimate")(estimate.estimate)
+app.add_typer(profiles.app, name="profiles")
+app.command("verify")(verify.verify)
+app.command("doctor")(doctor.doctor)
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Options that come before the subcommand."""
+    if version:
+        typer.echo(f"edgekd {__version__}")
+        raise typer.Exit
+    if debug:
+        os.environ["EDGEKD_DEBUG"] = "1"
+
+
+def main() -> None:
+    """Entry point of the `edgekd` script."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(argv: list[str]) -> int:
+    """Run one command line and return its exit code."""
+    debug = "--debug" in argv
+    # torch warns there of its own deprecations on every import of torchao; nothing a user of edgekd can act on.
+    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
+    # --debug is understood anywhere on the line, as users expect; the root callback only documents it.
+    arguments = [a for a in argv if a != "--debug"]
+    try:
+        result = app(arguments, standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except click.ClickException as error:
+        error.show()
+        return 2
+    except EdgekdError as error:
+        return _fail(str(error), error.exit_code, debug=debug)
+    except (KeyboardInterrupt, click.Abort):
+        return _fail("interrupted; a run goes on with the same command and --resume", 130, debug=debug)
+    except BrokenPipeError:  # `edgekd ... | head` is not an error
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        text = f"unexpected {type(error).__name__}: {error}"
+        return _fail(f"{' '.join(text.split())[:400]}; this is a bug in edgekd: --debug shows where", 1, debug=debug)
+
+
+def _fail(text: str, code: int, *, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    print(f"error: {text}", file=sys.stderr)
+    return code

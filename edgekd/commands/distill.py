@@ -1,0 +1,87 @@
+"""`edgekd distill`: the whole job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from edgekd.commands import console, run_options
+from edgekd.commands.run_options import (
+    BatchSize,
+    CalibrationImages,
+    Data,
+    Epochs,
+    ImageSize,
+    LatencyBudget,
+    MemoryBudget,
+    PrecisionOption,
+    ProfileName,
+    QatEpochs,
+    Seed,
+    SizeBudget,
+    SkipBad,
+    TargetList,
+    Teacher,
+    Threads,
+    Weights,
+)
+
+
+def distill(  # noqa: PLR0913 - a command's options are its parameters
+    profile: ProfileName,
+    teacher: Teacher = None,
+    weights: Weights = None,
+    data: Data = None,
+    target: TargetList = None,
+    precision: PrecisionOption = None,
+    image_size: ImageSize = None,
+    epochs: Epochs = None,
+    qat_epochs: QatEpochs = 2,
+    batch_size: BatchSize = 128,
+    latency_ms: LatencyBudget = None,
+    memory_mib: MemoryBudget = None,
+    size_mib: SizeBudget = None,
+    threads: Threads = 1,
+    calibration_images: CalibrationImages = 512,
+    seed: Seed = 0,
+    skip_bad: SkipBad = False,
+    baseline: Annotated[
+        bool, typer.Option("--baseline", help="Also train the same student without the teacher, for the same steps.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option("--out", help="Run directory. Default: runs/PROFILE-NNN.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in --out, or with the profile's last run.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Plan, select and try every export; train nothing.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+) -> None:
+    """Teacher + data + device in; a student that fits, exported, checked, measured and bundled out.
+
+    Example: `edgekd distill --profile raspberry-pi-5 --teacher timm:resnet18 --weights t.safetensors --data ./images`
+    """
+    settings = run_options.settings(locals())
+    from edgekd.commands.progress import TerminalEvents
+    from edgekd.pipeline import api
+
+    with TerminalEvents() as events:
+        result = api.distill(settings, out=out, resume=resume, dry_run=dry_run, events=events)
+    if json:
+        console.print_json(result.document)
+    elif dry_run:
+        _print_plan_end(result)
+    else:
+        from edgekd.commands.headline import print_headline
+
+        print_headline(result)
+    if result.failed:
+        raise typer.Exit(1)
+
+
+def _print_plan_end(result: Any) -> None:
+    console.data().print(
+        f"dry run: nothing was trained; plan in {result.folder}/plan.json; go on with --resume --out {result.folder}"
+    )

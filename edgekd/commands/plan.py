@@ -1,0 +1,55 @@
+"""`edgekd plan`: what a run would do and why, in seconds, without a run directory."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from edgekd.commands import console, run_options
+from edgekd.commands.run_options import (
+    Data,
+    Epochs,
+    ImageSize,
+    LatencyBudget,
+    MemoryBudget,
+    PrecisionOption,
+    ProfileName,
+    Seed,
+    SizeBudget,
+    SkipBad,
+    TargetList,
+    Teacher,
+    Weights,
+)
+
+
+def plan(  # noqa: PLR0913 - a command's options are its parameters
+    profile: ProfileName,
+    teacher: Teacher = None,
+    weights: Weights = None,
+    data: Data = None,
+    target: TargetList = None,
+    precision: PrecisionOption = None,
+    image_size: ImageSize = None,
+    epochs: Epochs = None,
+    latency_ms: LatencyBudget = None,
+    memory_mib: MemoryBudget = None,
+    size_mib: SizeBudget = None,
+    seed: Seed = 0,
+    skip_bad: SkipBad = False,
+    json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+) -> None:
+    """Pick precision, targets and student for a device; nothing is trained or written.
+
+    Example: `edgekd plan --profile raspberry-pi-5 --latency-ms 5`
+    """
+    settings = run_options.settings(locals())
+    from edgekd.commands.headline import print_plan
+    from edgekd.pipeline import api
+
+    document = api.plan(settings)
+    if json:
+        console.print_json(document)
+    else:
+        print_plan(document)

@@ -1,0 +1,112 @@
+"""Options that `distill` and `plan` share, and how they become Settings (strings become types here, once)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from edgekd.pipeline.settings import Settings
+
+ProfileName = Annotated[
+    str, typer.Option("--profile", "-p", help="Hardware profile: a name from `edgekd profiles list`, or a TOML file.")
+]
+Teacher = Annotated[
+    str | None,
+    typer.Option(
+        "--teacher",
+        "-t",
+        help="torchvision:NAME, timm:NAME, a .safetensors, a run, or an exported file. Default: the shipped one.",
+    ),
+]
+Weights = Annotated[str | None, typer.Option("--weights", help="Checkpoint for a torchvision: or timm: teacher.")]
+Data = Annotated[
+    str | None,
+    typer.Option("--data", "-d", help="Image folder (train/val/class), fashion-mnist, cifar10, cifar100, or an .npz."),
+]
+TargetList = Annotated[
+    str | None, typer.Option("--target", help="Comma-separated: tflite,coreml,openvino,onnx,tensorrt. Default: all.")
+]
+PrecisionOption = Annotated[
+    str | None,
+    typer.Option("--precision", help="fp32, fp16 or int8. Default: what the profile prefers, with its reason."),
+]
+ImageSize = Annotated[
+    int | None, typer.Option("--image-size", help="Side of the student's square input, px. Default: the data's.")
+]
+Epochs = Annotated[int | None, typer.Option("--epochs", min=1, help="Default: from the size of the training split.")]
+QatEpochs = Annotated[
+    int, typer.Option("--qat-epochs", min=1, help="Epochs of quantisation-aware distillation (int8 only).")
+]
+BatchSize = Annotated[int, typer.Option("--batch-size", min=2, help="Images per training step, over all processes.")]
+LatencyBudget = Annotated[
+    float | None, typer.Option("--latency-ms", help="Budget for the 90th percentile, batch 1. Default: the profile's.")
+]
+MemoryBudget = Annotated[
+    float | None, typer.Option("--memory-mib", help="Budget for peak memory. Default: the profile's.")
+]
+SizeBudget = Annotated[
+    float | None, typer.Option("--size-mib", help="Budget for the exported file. Default: the profile's.")
+]
+Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads of every runtime while measuring.")]
+CalibrationImages = Annotated[
+    int, typer.Option("--calibration-images", min=300, help="Training images for post-training quantisation.")
+]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.")]
+SkipBad = Annotated[
+    bool, typer.Option("--skip-bad", help="Skip unreadable images (they are counted) instead of stopping.")
+]
+
+
+def settings(options: Mapping[str, Any]) -> Settings:
+    """Settings from a command's options.
+
+    Raises: InputError: a value is out of range, or a target is unknown; names the option.
+    """
+    from pydantic import ValidationError
+
+    from edgekd.errors import InputError
+    from edgekd.pipeline.settings import Settings
+    from edgekd.targets import get_target
+
+    names = tuple(dict.fromkeys(get_target(n).name for n in (options["target"] or "").split(",") if n.strip()))
+    document = {
+        "profile": options["profile"],
+        "teacher": options["teacher"],
+        "weights": options["weights"],
+        "data": options["data"],
+        "targets": names,
+        "precision": options["precision"],
+        "image_size": options["image_size"],
+        "seed": options["seed"],
+        "skip_bad": options["skip_bad"],
+        "baseline": options.get("baseline", False),
+        "threads": options.get("threads", 1),
+        "calibration_images": options.get("calibration_images", 512),
+        "budgets": {
+            "latency_p90_ms": options["latency_ms"],
+            "peak_memory_mib": options["memory_mib"],
+            "artifact_size_mib": options["size_mib"],
+        },
+        "training": {
+            "epochs": options["epochs"],
+            "qat_epochs": options.get("qat_epochs", 2),
+            "batch_size": options.get("batch_size", 128),
+        },
+    }
+    try:
+        return Settings.model_validate(document)
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = _OPTION.get(str(first["loc"][-1]), str(first["loc"][-1]).replace("_", "-"))
+        raise InputError(f"{first['input']!r}: {first['msg']}", where=f"--{option}") from error
+
+
+_OPTION = {
+    "latency_p90_ms": "latency-ms",
+    "peak_memory_mib": "memory-mib",
+    "artifact_size_mib": "size-mib",
+    "targets": "target",
+}

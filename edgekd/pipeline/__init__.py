@@ -1,0 +1,1 @@
+"""Plan (pure) and run (effects, resumable run record)."""

@@ -1,0 +1,158 @@
+"""What every stage sees: the run record, and the profile, data and teacher that its settings name, loaded once."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from edgekd.data import Dataset, load_data
+from edgekd.errors import InputError
+from edgekd.pipeline.events import Events
+from edgekd.pipeline.plan import Plan, make_plan
+from edgekd.pipeline.record import RunRecord
+from edgekd.pipeline.settings import Settings
+from edgekd.profile import HardwareProfile, load_profile
+from edgekd.students import StudentSpec, build
+from edgekd.targets import load_targets
+from edgekd.teachers import Teacher, load_teacher
+
+_VERSIONED = (
+    "torch",
+    "torchvision",
+    "torchao",
+    "timm",
+    "accelerate",
+    "onnx",
+    "onnxruntime",
+    "litert-torch",
+    "ai-edge-litert",
+)
+_VERSIONED_EXTRAS = ("ai-edge-quantizer", "coremltools", "openvino", "nncf", "tensorrt-rtx-cu13-libs")
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the settings name, loaded: the part of a run that exists before its directory does."""
+
+    profile: HardwareProfile
+    dataset: Dataset
+    teacher: Teacher
+
+
+@dataclass
+class Context:
+    """One run in progress."""
+
+    record: RunRecord
+    profile: HardwareProfile
+    dataset: Dataset
+    teacher: Teacher
+    events: Events
+
+    @property
+    def settings(self) -> Settings:
+        """What the user asked for."""
+        return self.record.settings
+
+    @property
+    def folder(self) -> Path:
+        """The run directory."""
+        return self.record.folder
+
+    @cached_property
+    def plan(self) -> Plan:
+        """The decisions; pure, so it is made again rather than read back."""
+        return plan_of(self.settings, self.profile, self.dataset, self.teacher)
+
+    @cached_property
+    def teacher_module(self) -> nn.Module:
+        """The teacher on the student's normalised input."""
+        return self.teacher.adapt(self.dataset.preprocessing)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of the student's input."""
+        size = self.dataset.preprocessing.image_size
+        return (self.dataset.preprocessing.channels, size, size)
+
+    def student_spec(self) -> StudentSpec:
+        """The selected architecture. Raises: InputError: the select stage has not run."""
+        return StudentSpec.model_validate(self.record.result("select")["spec"])
+
+    def student(self) -> nn.Module:
+        """The trained float student in eval mode."""
+        from safetensors.torch import load_file
+
+        model = build(self.student_spec())
+        model.load_state_dict(load_file(self.folder / "student.safetensors"))
+        return model.eval()
+
+    def program(self, name: str) -> Path:
+        """Path of `programs/NAME.pt2`."""
+        return self.folder / "programs" / f"{name}.pt2"
+
+
+def load_inputs(settings: Settings) -> Inputs:
+    """Load what the settings name. Raises: InputError: some of it is missing or unusable, or does not fit together."""
+    profile = load_profile(settings.profile)
+    dataset = load_data(settings.data, image_size=settings.image_size, skip_bad=settings.skip_bad, seed=settings.seed)
+    return Inputs(profile, dataset, teacher_of(settings, dataset))
+
+
+def context_of(record: RunRecord, inputs: Inputs, events: Events) -> Context:
+    """A context for a run directory."""
+    return Context(record, inputs.profile, inputs.dataset, inputs.teacher, events)
+
+
+def teacher_of(settings: Settings, dataset: Dataset) -> Teacher:
+    """The teacher a run names. Raises: InputError: no teacher was given for data other than the shipped teacher's."""
+    if settings.teacher is None and not dataset.name.startswith("fashion-mnist"):
+        raise InputError(
+            f"no teacher for '{dataset.name}'",
+            where="--teacher",
+            fix="the shipped teacher knows fashion-mnist only; name one, e.g. timm:resnet18 --weights FILE",
+        )
+    weights = Path(settings.weights) if settings.weights else None
+    return load_teacher(settings.teacher, weights=weights, dataset=dataset)
+
+
+def plan_of(settings: Settings, profile: HardwareProfile, dataset: Dataset, teacher: Teacher) -> Plan:
+    """The pure plan of these inputs."""
+    return make_plan(
+        profile,
+        settings,
+        targets=load_targets(),
+        train_images=len(dataset.train),
+        data_note=dataset.note,
+        teacher=teacher.name,
+    )
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of everything whose version can change a result."""
+    found = {"edgekd": importlib.metadata.version("edgekd")}
+    for name in (*_VERSIONED, *_VERSIONED_EXTRAS):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def sample_images(dataset: Dataset, n: int, *, seed: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Up to n test images, uint8 (n, channels, height, width), and their labels, stratified by class."""
+    index = dataset.sample("test", n, seed=seed)
+    return dataset.test.images(index).numpy(), dataset.test.labels[index].numpy()
+
+
+def calibration_batches(dataset: Dataset, n: int, *, seed: int, batch_size: int = 64) -> list[Tensor]:
+    """Normalised training images for calibration, stratified: (batch, channels, height, width) each."""
+    index = dataset.sample("train", n, seed=seed)
+    return [dataset.preprocessing.normalise(dataset.train.images(part)) for part in torch.split(index, batch_size)]

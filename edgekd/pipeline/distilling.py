@@ -1,0 +1,102 @@
+"""Stage `distil`: the float student learns from labels, soft targets and one hint; optionally its twin learns alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from edgekd.distill import CrossEntropy, Hint, Milestone, SoftTarget, Stage, Term, Training, default_tap, evaluate
+from edgekd.errors import InputError
+from edgekd.files import write_whole
+from edgekd.pipeline.context import Context
+from edgekd.pipeline.teaching import teach
+from edgekd.students import build
+
+
+def distil(context: Context) -> tuple[dict[str, Any], list[Path]]:
+    """Result: histories and test accuracies of teacher, student and, on request, the student without its teacher."""
+    student = build_student(context)
+    terms, notes = terms_for(context, student)
+    result = teach(context, stage_for(context, "distil", student, terms))
+    weights = save_weights(student, context.folder / "student.safetensors")
+    document: dict[str, Any] = {
+        "trainings": [result],
+        "notes": notes,
+        "accuracy": {
+            "teacher": test_accuracy(context, context.teacher_module),
+            "student": test_accuracy(context, student),
+        },
+    }
+    if context.settings.baseline:
+        alone = build_student(context)
+        labels_only = [Term(CrossEntropy())]
+        document["trainings"].append(teach(context, stage_for(context, "baseline", alone, labels_only)))
+        document["accuracy"]["baseline"] = test_accuracy(context, alone)
+    for who, accuracy in document["accuracy"].items():
+        context.events.note(f"{who}: test top-1 {accuracy['top1']:.2%} of {accuracy['n']}")
+    return document, [weights]
+
+
+def build_student(context: Context) -> nn.Module:
+    """The selected architecture with the seed's initial weights: the same for the student and its baseline."""
+    torch.manual_seed(context.settings.seed)
+    return build(context.student_spec())
+
+
+def terms_for(context: Context, student: nn.Module) -> tuple[list[Term], list[str]]:
+    """Cross-entropy, soft targets and a hint between the last feature maps; a black box gives soft targets only."""
+    training = context.settings.training
+    terms = [
+        Term(CrossEntropy(), weight=training.cross_entropy_weight),
+        Term(SoftTarget(temperature=training.temperature), weight=training.soft_target_weight, source="teacher"),
+    ]
+    if context.teacher.black_box:
+        return terms, ["no hint: the teacher is an exported file and shows only its logits"]
+    example = context.dataset.preprocessing.normalise(context.dataset.train.images([0, 1]))
+    try:
+        hint = Hint(default_tap(student, example), default_tap(context.teacher_module, example))
+    except InputError as error:
+        return terms, [f"no hint: {error}"]
+    terms.append(Term(hint, weight=training.hint_weight, source="teacher"))
+    return terms, [f"hint: student '{hint.student_tap}' <- teacher '{hint.teacher_tap}'"]
+
+
+def stage_for(
+    context: Context,
+    name: str,
+    student: nn.Module,
+    terms: list[Term],
+    *,
+    epochs: float | None = None,
+    learning_rate: float | None = None,
+    milestones: tuple[Milestone, ...] = (),
+) -> Stage:
+    """A stage of the core with the run's schedule."""
+    settings = context.settings.training
+    training = Training(
+        epochs=epochs or context.plan.epochs,
+        batch_size=settings.batch_size,
+        learning_rate=learning_rate or settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        shift_px=settings.shift_px,
+        seed=context.settings.seed,
+        mixed_precision=settings.mixed_precision,
+    )
+    sources = {"teacher": context.teacher_module} if any(term.source == "teacher" for term in terms) else {}
+    return Stage(name, context.dataset, {"student": student}, terms, sources, training, milestones)
+
+
+def test_accuracy(context: Context, model: nn.Module) -> dict[str, Any]:
+    """Top-1, calibration and recall by class on the test split: read once, after training, to report."""
+    return evaluate(model, context.dataset.test, context.dataset.preprocessing).to_dict()
+
+
+def save_weights(model: nn.Module, path: Path) -> Path:
+    """Weights as safetensors, whole or not at all."""
+    from safetensors.torch import save_file
+
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    return write_whole(path, lambda temporary: save_file(state, temporary))

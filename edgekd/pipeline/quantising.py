@@ -1,0 +1,85 @@
+"""Stage `quantise`: quantisation-aware distillation to an int8 program, and post-training quantisation beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.export import ExportedProgram
+
+from edgekd.distill import Milestone, WithTaps, evaluation_of
+from edgekd.pipeline.context import Context, calibration_batches
+from edgekd.pipeline.distilling import stage_for, terms_for
+from edgekd.pipeline.teaching import teach
+from edgekd.quant import QatModel, convert, prepare_qat, ptq, save_program
+from edgekd.targets.spec import QuantSpec
+
+# Share of the steps after which ranges and batch norm statistics stand still, so that the last steps train against the
+# grid that will be shipped (Krishnamoorthi 2018, section 3.2.1).
+FREEZE_RANGES_AT, FREEZE_STATISTICS_AT = 0.6, 0.7
+
+
+def quantise(context: Context) -> tuple[dict[str, Any], list[Path]]:
+    """Result: the QAT history, and test accuracies of the int8 programs: `quantised` (QAT) and `ptq`."""
+    if context.plan.precision != "int8":
+        why = f"{context.plan.precision} needs no training: {context.profile.quantisation.why}"
+        context.events.note(f"nothing to do: {why}")
+        return {"skipped": why, "trainings": [], "accuracy": {}}, []
+    spec = quant_spec(context)
+    student, batches = (
+        context.student(),
+        calibration_batches(context.dataset, context.settings.calibration_images, seed=context.settings.seed),
+    )
+    after = ptq(student, batches, spec)
+    trained, history = train(context, student, spec, batches[0])
+    program = convert(trained)
+    path = save_program(program, context.program("int8"))
+    accuracy = {"quantised": program_accuracy(context, program), "ptq": program_accuracy(context, after)}
+    for who, found in accuracy.items():
+        context.events.note(
+            f"int8 {'after QAT' if who == 'quantised' else 'by PTQ'}: test top-1 {found['top1']:.2%} of {found['n']}"
+        )
+    return {"trainings": [history], "accuracy": accuracy, "spec": spec.model_dump(mode="json")}, [path]
+
+
+def quant_spec(context: Context) -> QuantSpec:
+    """The profile's scheme and weight bits."""
+    return QuantSpec(scheme=context.plan.scheme or "affine", weight_bits=context.profile.quantisation.weight_bits)
+
+
+def train(
+    context: Context, student: nn.Module, spec: QuantSpec, example: torch.Tensor
+) -> tuple[QatModel, dict[str, Any]]:
+    """The student with fake quantisation, distilled on from its float weights."""
+    terms, _ = terms_for(context, student)
+    taps = tuple(dict.fromkeys(tap for term in terms for tap in term.loss.needs().student))
+    torch.manual_seed(context.settings.seed)
+    qat = prepare_qat(WithTaps(student, taps) if taps else student, example, spec)
+    stage = stage_for(
+        context,
+        "quantise",
+        qat,
+        terms,
+        epochs=context.settings.training.qat_epochs,
+        learning_rate=context.settings.training.qat_learning_rate,
+        milestones=(
+            Milestone(FREEZE_RANGES_AT, qat.freeze_observers),
+            Milestone(FREEZE_STATISTICS_AT, qat.freeze_bn_statistics),
+        ),
+    )
+    return qat, teach(context, stage)
+
+
+def program_accuracy(context: Context, program: ExportedProgram) -> dict[str, Any]:
+    """Test accuracy of a batch-1 program, run in torch as it is: the figure that every runtime is compared with."""
+    module = program.module()
+    split, normalise = context.dataset.test, context.dataset.preprocessing.normalise
+    logits = []
+    with torch.inference_mode():
+        for index in torch.arange(len(split)).split(256):
+            logits += [module(image[None]) for image in normalise(split.images(index))]
+            context.events.progress("testing the int8 program", int(index[-1]) + 1, len(split), "")
+    return evaluation_of(torch.from_numpy(np.concatenate([row.numpy() for row in logits])), split.labels).to_dict()

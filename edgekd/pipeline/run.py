@@ -1,0 +1,67 @@
+"""Run the stages in order; one that is already there, whole and from the same inputs, is skipped."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import edgekd
+from edgekd.pipeline import checking, distilling, exporting, measuring, packing, planning, quantising, selecting
+from edgekd.pipeline.context import Context
+from edgekd.pipeline.record import fingerprint
+
+Work = Callable[[Context], tuple[dict[str, Any], list[Path]]]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A named piece of work: result document and the files it wrote."""
+
+    name: str
+    title: str
+    work: Work
+
+
+STAGES = (
+    Stage("plan", "plan: what will be done and why", planning.plan),
+    Stage("select", "select the student, and try every export on it untrained", selecting.select),
+    Stage("distil", "distil: teacher -> student", distilling.distil),
+    Stage("quantise", "quantise while distilling", quantising.quantise),
+    Stage("export", "export", exporting.export),
+    Stage("check", "check every artifact on real images", checking.check),
+    Stage("measure", "measure teacher and student, interleaved", measuring.measure),
+    Stage("bundle", "report and deployment bundle", packing.pack),
+)
+
+
+def run_stages(context: Context, *, last: str = "bundle") -> None:
+    """Do what is not yet done, up to the stage called `last`."""
+    inputs = base_inputs(context)
+    for number, stage in enumerate(STAGES, start=1):
+        if context.record.intact(stage.name, inputs):
+            context.events.skipped(number, len(STAGES), stage.title)
+        else:
+            context.events.stage(number, len(STAGES), stage.title)
+            started = time.monotonic()
+            result, outputs = stage.work(context)
+            seconds = time.monotonic() - started
+            context.record.finish(stage.name, inputs=inputs, result=result, outputs=outputs, seconds=seconds)
+        if stage.name == last:
+            return
+        inputs = fingerprint([inputs, context.record.digest(stage.name)])
+
+
+def base_inputs(context: Context) -> str:
+    """Hash of everything the first stage depends on: settings, profile, data, teacher, version."""
+    return fingerprint(
+        [
+            edgekd.__version__,
+            context.settings.model_dump(mode="json"),
+            context.profile.model_dump(mode="json"),
+            context.dataset.fingerprint,
+            context.teacher.fingerprint,
+        ]
+    )

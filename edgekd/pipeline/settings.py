@@ -1,0 +1,54 @@
+"""What the user asked for, as one plain document. It is stored in run.json and decides what `--resume` may skip."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from edgekd.artifact import Frozen, Precision
+
+
+class Training(Frozen):
+    """How the student is taught. epochs None: chosen from the size of the training split."""
+
+    epochs: int | None = Field(default=None, ge=1)
+    qat_epochs: int = Field(default=2, ge=1)
+    batch_size: int = Field(default=128, ge=2)
+    learning_rate: float = Field(default=0.1, gt=0)
+    qat_learning_rate: float = Field(default=0.01, gt=0)
+    weight_decay: float = Field(default=5e-4, ge=0)
+    temperature: float = Field(default=4.0, gt=0)
+    cross_entropy_weight: float = Field(default=0.1, ge=0)
+    soft_target_weight: float = Field(default=0.9, ge=0)
+    hint_weight: float = Field(default=1.0, ge=0)
+    shift_px: int = Field(default=2, ge=0)
+    mixed_precision: Literal["auto", "no", "bf16"] = "auto"
+
+
+class BudgetOverrides(Frozen):
+    """Budgets from the command line; None keeps the profile's."""
+
+    latency_p90_ms: float | None = Field(default=None, gt=0)
+    peak_memory_mib: float | None = Field(default=None, gt=0)
+    artifact_size_mib: float | None = Field(default=None, gt=0)
+
+
+class Settings(Frozen):
+    """One run. Paths are kept as the user wrote them."""
+
+    profile: str
+    teacher: str | None = None
+    weights: str | None = None
+    data: str | None = None
+    targets: tuple[str, ...] = ()
+    precision: Precision | None = None
+    image_size: int | None = Field(default=None, ge=8, le=1024)
+    seed: int = Field(default=0, ge=0)
+    skip_bad: bool = False
+    baseline: bool = False
+    budgets: BudgetOverrides = BudgetOverrides()
+    training: Training = Training()
+    threads: int = Field(default=1, ge=1)
+    calibration_images: int = Field(default=512, ge=300)
+    check_images: int = Field(default=512, ge=256)

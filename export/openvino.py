@@ -1,0 +1,76 @@
+"""OpenVINO: IR, `model.xml` with its weights in `model.bin` beside it. fp32, fp16 weights, or int8."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from edgekd.artifact import Artifact
+from edgekd.errors import ConversionError
+from edgekd.export.describe import INPUT_NAME, OUTPUT_NAME, describe, image_spec, logits_spec
+from edgekd.export.program import Source, load, unfolded
+from edgekd.export.request import ExportRequest
+
+
+def lower(request: ExportRequest) -> Artifact:
+    """Write `model.xml` and `model.bin`.
+
+    Raises: ConversionError: an int8 program came out without a FakeQuantize, or the file does not compile here.
+    """
+    import openvino
+
+    source = load(request)
+    model = _converted(source)
+    _name(model, source)
+    if request.precision == "int8" and not _quantisations(model):
+        raise ConversionError("the converter dropped every quantisation of the int8 program")
+    path = request.out / "model.xml"
+    openvino.save_model(model, str(path), compress_to_fp16=request.precision == "fp16")
+    _require_compiles(path)
+    return describe(
+        request,
+        path,
+        inputs=[image_spec(source.shape)],
+        outputs=[logits_spec(source.logits_shape)],
+        notes=_notes(request),
+    )
+
+
+def _converted(source: Source) -> Any:
+    import openvino
+    import torch
+
+    program = source.program
+    if source.scheme is not None:
+        # The frontend takes stored int8 weights for float ones; written as quantize(float) they become FakeQuantize.
+        program = torch.export.export(unfolded(program), (torch.zeros(source.shape),))
+    return openvino.convert_model(program)
+
+
+def _name(model: Any, source: Source) -> None:
+    """Fixed shapes and the names that every other artifact has."""
+    model.reshape(list(source.shape))
+    model.inputs[0].get_tensor().set_names({INPUT_NAME})
+    model.outputs[0].get_tensor().set_names({OUTPUT_NAME})
+
+
+def _quantisations(model: Any) -> int:
+    return sum(operation.get_type_name() == "FakeQuantize" for operation in model.get_ops())
+
+
+def _require_compiles(path: Path) -> None:
+    """Raises: ConversionError: the file just written does not compile for the CPU."""
+    import openvino
+
+    try:
+        openvino.Core().compile_model(str(path), "CPU", {"INFERENCE_NUM_THREADS": 1})
+    except RuntimeError as error:
+        raise ConversionError(f"OpenVINO cannot compile the result ({str(error).splitlines()[0][:200]})") from error
+
+
+def _notes(request: ExportRequest) -> list[str]:
+    return {
+        "fp32": ["float32 weights; some CPUs compute in bf16 unless INFERENCE_PRECISION_HINT is f32"],
+        "fp16": ["float16 weights; CPUs widen them when the model is loaded"],
+        "int8": ["int8 weights and activations"],
+    }[request.precision]

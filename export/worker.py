@@ -1,0 +1,91 @@
+"""The child process of one conversion: `python -m edgekd.export.worker REQUEST.json RESULT.json`.
+
+Its streams are the log. The result goes to a file, because converters write what they like to stdout.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from edgekd.artifact import Artifact
+from edgekd.errors import EdgekdError, InputError
+from edgekd.export.request import ExportRequest
+from edgekd.files import write_json
+
+BUILT_IN = ("tflite", "coreml", "openvino", "onnxruntime", "tensorrt", "null")
+PARENT_POLL_S = 1.0
+
+
+def lowering_for(target: str) -> Callable[[ExportRequest], Artifact]:
+    """The function that converts for a target: edgekd's own, or an entry point of the group `edgekd.exporters`.
+
+    Raises: InputError: the target has no exporter.
+    """
+    if target in BUILT_IN:
+        lower: Callable[[ExportRequest], Artifact] = importlib.import_module(f"edgekd.export.{target}").lower
+        return lower
+    for entry in entry_points(group="edgekd.exporters", name=target):
+        found: Callable[[ExportRequest], Artifact] = entry.load()
+        return found
+    raise InputError(f"target '{target}' has no exporter", fix="its package names one under 'edgekd.exporters'")
+
+
+def convert(request: ExportRequest) -> dict[str, Any]:
+    """The result document: an artifact, or an error's kind and text."""
+    try:
+        artifact = lowering_for(request.target)(request)
+        return {"artifact": artifact.model_dump(mode="json")}
+    except EdgekdError as error:
+        traceback.print_exc()
+        what = f"{error.where}: {error.what}" if error.where is not None else error.what
+        return {"kind": type(error).__name__, "what": what, "fix": error.fix}
+    except Exception as error:  # whatever a converter raises becomes one line; the traceback is in the log
+        traceback.print_exc()
+        return {"kind": type(error).__name__, "what": f"the converter raised {_one_line(error)}", "fix": ""}
+
+
+def _one_line(error: Exception) -> str:
+    """Type and first non-empty line of an error, shortened; converters put whole graphs in their messages."""
+    lines = [" ".join(line.split()) for line in str(error).splitlines()]
+    first = next((line for line in lines if line), "")
+    return f"{type(error).__name__}: {first[:300]}" if first else type(error).__name__
+
+
+def end_with_parent() -> None:
+    """End this process group when the parent dies without a chance to stop it (SIGKILL, power of a closed terminal)."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(PARENT_POLL_S)
+        os.killpg(os.getpgrp(), signal.SIGKILL)
+
+    if os.getpgrp() == os.getpid():  # only when this process leads its own group, as under the runner
+        threading.Thread(target=watch, daemon=True).start()
+
+
+def main(arguments: list[str]) -> int:
+    """Convert as the request says and write the result; 0 when there is an artifact, else 1."""
+    request_path, result_path = (Path(argument) for argument in arguments)
+    end_with_parent()
+    document = convert(ExportRequest.model_validate_json(request_path.read_text(encoding="utf-8")))
+    write_json(result_path, document)
+    return 0 if "artifact" in document else 1
+
+
+if __name__ == "__main__":
+    STATUS = main(sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Vendor libraries crash while they are torn down (TensorRT's logger, triton beside TensorFlow); the work is done.
+    os._exit(STATUS)
