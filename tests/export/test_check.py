@@ -1,0 +1,258 @@
+"""A check passes what is equal and names what is not: parity, agreement, int8, NaN, shape, crash, hang, absence."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from edgekd.artifact import Artifact
+from edgekd.data.preprocessing import Preprocessing
+from edgekd.errors import CheckError, InputError
+from edgekd.export.check import CheckReport, bars_for, check, check_all, failures_of, why_not_int8, wilson_interval
+from edgekd.export.check_worker import parity
+from edgekd.quant import export_float, save_program
+from edgekd.runtimes import OpReport, open_model_file
+
+CHECK_MODULE = importlib.import_module("edgekd.export.check")
+
+PREPROCESSING = Preprocessing(image_size=8, channels=1, mean=(0.5,), std=(0.25,))
+CLASSES = 10
+
+
+@pytest.fixture(scope="module")
+def weight() -> np.ndarray:
+    """A convolution [10, 1, 8, 8] over the whole image: the smallest classifier there is."""
+    return np.random.default_rng(0).standard_normal((CLASSES, 1, 8, 8)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def program(weight: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    net = torch.nn.Sequential(torch.nn.Conv2d(1, CLASSES, 8, bias=False), torch.nn.Flatten())
+    net[0].weight.data = torch.from_numpy(weight)
+    return save_program(export_float(net, (1, 8, 8)), tmp_path_factory.mktemp("program") / "float.pt2")
+
+
+@pytest.fixture(scope="module")
+def pixels() -> np.ndarray:
+    return np.random.default_rng(1).integers(0, 256, (48, 1, 8, 8), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def labels(weight: np.ndarray, pixels: np.ndarray) -> np.ndarray:
+    """What the program itself answers, wrong in the first 12 of 48."""
+    normalised = (pixels / 255 - 0.5) / 0.25
+    answers = np.einsum("nchw,kchw->nk", normalised, weight).argmax(1)
+    answers[:12] = (answers[:12] + 1) % CLASSES
+    return answers.astype(np.int64)
+
+
+def onnx_with(weight: np.ndarray, path: Path, precision: str = "fp32") -> Artifact:
+    nodes = [
+        helper.make_node("Conv", ["image", "weight"], ["convolved"], name="stem"),
+        helper.make_node("Flatten", ["convolved"], ["logits"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 1, 8, 8])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, len(weight)])],
+        [numpy_helper.from_array(weight, "weight")],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return open_model_file(path).model_copy(update={"precision": precision})
+
+
+@pytest.fixture
+def checked(program, pixels, labels, tmp_path):
+    """Check an artifact on the 48 images."""
+
+    def run(artifact: Artifact, **options) -> CheckReport:
+        return check(artifact, program, pixels, labels, PREPROCESSING, log=tmp_path / "logs" / "check.log", **options)
+
+    return run
+
+
+def test_an_equal_artifact_passes_with_its_accuracy_load_time_and_evidence(checked, weight, tmp_path):
+    report = checked(onnx_with(weight, tmp_path / "m.onnx"), parity_images=16)
+    assert report.passed, report.failures
+    assert (report.n_images, report.n_accuracy_images) == (16, 48)
+    assert report.snr_db > 100
+    assert report.top1_agreement == 1.0
+    assert report.accuracy_top1 == report.reference_accuracy_top1 == 0.75
+    assert report.accuracy_ci95 == pytest.approx(wilson_interval(36, 48))
+    assert report.executed == "runtime"
+    assert report.load_ms > 0
+    assert (report.evidence.compute_ops, report.int8_share) == (1, 0.0)
+    assert report.size_bytes == (tmp_path / "m.onnx").stat().st_size
+
+
+def test_the_program_itself_as_an_artifact_is_identical(checked, program):
+    report = checked(open_model_file(program))
+    assert report.passed
+    assert (report.snr_db, report.max_abs_error) == (200.0, 0.0)
+
+
+def test_the_reference_runs_once_for_all_targets_and_images(checked, program, weight, tmp_path):
+    checked(onnx_with(weight, tmp_path / "a.onnx"))
+    kept = {path: path.stat().st_mtime_ns for path in (program.parent / "reference").iterdir()}
+    checked(onnx_with(weight, tmp_path / "b.onnx"))
+    assert kept == {path: path.stat().st_mtime_ns for path in (program.parent / "reference").iterdir()}
+
+
+def test_weights_that_are_off_fail_on_parity_with_the_number_and_the_bar(checked, weight, tmp_path):
+    report = checked(onnx_with(weight * np.float32(1.01), tmp_path / "m.onnx"))
+    assert not report.passed
+    assert report.snr_db == pytest.approx(40, abs=0.1)
+    assert report.failures == ("parity 40.0 dB is under 60 dB (on 48 images)",)
+
+
+def test_swapped_classes_fail_on_agreement(checked, weight, tmp_path):
+    report = checked(onnx_with(weight[::-1].copy(), tmp_path / "m.onnx"))
+    assert any("top-1 agreement 0.0" in failure for failure in report.failures)
+
+
+def test_a_float_artifact_that_says_int8_fails_and_its_convolutions_are_named(checked, weight, tmp_path):
+    report = checked(onnx_with(weight, tmp_path / "m.onnx", precision="int8"))
+    assert not report.passed
+    assert len(report.failures) == 1
+    assert report.failures[0].startswith("1 of 1 convolutions are not int8: Conv ")
+    assert report.failures[0].endswith("(ONNX Runtime optimised graph)")
+
+
+def test_nan_outputs_fail(checked, weight, tmp_path):
+    broken = weight.copy()
+    broken[3] = np.nan
+    report = checked(onnx_with(broken, tmp_path / "m.onnx"))
+    assert report.failures == ("its outputs are NaN or infinite for 48 of 48 images",)
+    assert report.snr_db is None
+
+
+def test_another_number_of_classes_fails(checked, weight, tmp_path):
+    report = checked(onnx_with(weight[:9], tmp_path / "m.onnx"))
+    assert report.failures == ("it gives 9 outputs per image, its program 10",)
+
+
+def test_a_corrupt_artifact_fails_with_the_runtimes_reason(checked, weight, tmp_path):
+    artifact = onnx_with(weight, tmp_path / "m.onnx")
+    artifact.path.write_bytes(artifact.path.read_bytes()[:100])
+    report = checked(artifact)
+    assert (report.passed, report.executed) == (False, "not-executed")
+    assert "m.onnx: ONNX Runtime cannot load it" in report.failures[0]
+
+
+def test_an_artifact_that_vanished_fails_by_name(checked, weight, tmp_path):
+    artifact = onnx_with(weight, tmp_path / "m.onnx")
+    artifact.path.unlink()
+    assert "m.onnx: no such artifact; export it again" in checked(artifact).failures[0]
+
+
+@pytest.mark.parametrize(
+    ("code", "options", "said"),
+    [
+        ("import os; print('last words', flush=True); os.abort()", {}, "crashed with SIGABRT .* last words"),
+        ("import time; time.sleep(60)", {"timeout_s": 0.5}, "did not finish and was stopped"),
+        ("", {}, "exited with status 0 without a result; it printed nothing; see check.log"),
+    ],
+)
+def test_a_runtime_that_dies_is_a_failure_with_its_last_lines(
+    checked, weight, tmp_path, monkeypatch, code, options, said
+):
+    artifact = onnx_with(weight, tmp_path / "m.onnx")
+    checked(artifact)  # leaves the reference, so that only the artifact's own process dies
+    monkeypatch.setattr(CHECK_MODULE, "WORKER_COMMAND", (sys.executable, "-c", code))
+    report = checked(artifact, **options)
+    assert not report.passed
+    assert re.search(said, report.failures[0]), report.failures
+
+
+def test_check_all_tells_each_report_as_it_comes(program, pixels, labels, weight, tmp_path):
+    told: list[str] = []
+    good, bad = onnx_with(weight, tmp_path / "good.onnx"), onnx_with(-weight, tmp_path / "bad.onnx")
+    reports = check_all(
+        [(bad, program), (good, program)],
+        pixels,
+        labels,
+        PREPROCESSING,
+        log_dir=tmp_path,
+        on_done=lambda report: told.append(str(report.passed)),
+    )
+    assert [report.passed for report in reports] == [False, True]
+    assert told == ["False", "True"]
+
+
+def test_a_missing_or_broken_program_is_the_callers_error(pixels, labels, weight, tmp_path):
+    artifact = onnx_with(weight, tmp_path / "m.onnx")
+    with pytest.raises(InputError, match=r"none\.pt2: no such program"):
+        check(artifact, tmp_path / "none.pt2", pixels, labels, PREPROCESSING, log=tmp_path / "log")
+    (tmp_path / "junk.pt2").write_text("junk")
+    with pytest.raises(CheckError, match=r"junk\.pt2: the program cannot be run: .*not a torch\.export program"):
+        check(artifact, tmp_path / "junk.pt2", pixels, labels, PREPROCESSING, log=tmp_path / "log")
+
+
+def test_images_and_labels_must_fit_together(program, pixels, labels, weight, tmp_path):
+    artifact = onnx_with(weight, tmp_path / "m.onnx")
+    with pytest.raises(InputError, match=r"48 images but labels of shape \[47\]"):
+        check(artifact, program, pixels, labels[:47], PREPROCESSING, log=tmp_path / "log")
+    with pytest.raises(InputError, match=r"uint8 images \[N, C, H, W\], got float64"):
+        check(artifact, program, pixels / 255, labels, PREPROCESSING, log=tmp_path / "log")
+
+
+# --- judgement without a process ---
+
+
+def test_parity_is_the_signal_to_noise_ratio_of_the_logits():
+    exact = np.float32([[3.0, 4.0], [0.0, 5.0]])
+    found = parity(exact, exact + np.float32([[0.5, 0.0], [0.0, 0.5]]))
+    assert found["snr_db"] == pytest.approx(20.0)
+    assert found["max_abs_error"] == 0.5
+    assert parity(exact, exact)["snr_db"] == 200.0
+    assert parity(exact, exact[::-1])["top1_agreement"] == 1.0
+    assert parity(exact, exact[:, ::-1])["top1_agreement"] == 0.0
+
+
+@pytest.mark.parametrize(("correct", "total"), [(0, 10), (10, 10), (1, 1), (500, 1000)])
+def test_a_wilson_interval_holds_its_proportion_and_stays_in_range(correct, total):
+    low, high = wilson_interval(correct, total)
+    assert 0 <= low <= correct / total <= high <= 1
+    assert high - low > 0
+
+
+def test_wilson_agrees_with_scipy():
+    from scipy.stats import binomtest
+
+    expected = binomtest(37, 120).proportion_ci(0.95, method="wilson")
+    assert wilson_interval(37, 120) == pytest.approx((expected.low, expected.high), abs=1e-6)
+
+
+def report_of(precision: str, snr_db: float, evidence: OpReport | None = None) -> CheckReport:
+    return CheckReport(
+        target="t", precision=precision, passed=True, n_images=1, snr_db=snr_db, top1_agreement=1.0, evidence=evidence
+    )
+
+
+def test_fp16_compute_is_allowed_more_noise_than_fp16_weights():
+    evidence = OpReport(ops={}, compute_ops=1, int8_compute_ops=0, fp16_compute=True)
+    assert failures_of(report_of("fp16", 45.0, evidence)) == ()
+    assert failures_of(report_of("fp16", 45.0)) == ("parity 45.0 dB is under 50 dB (on 1 images)",)
+    assert bars_for("fp32").snr_db == 60
+
+
+def test_int8_is_judged_by_convolutions_first_and_many_names_are_cut():
+    names = tuple(f"Conv c{k}" for k in range(7))
+    evidence = OpReport(ops={}, compute_ops=9, int8_compute_ops=2, convs=9, int8_convs=2, float_convs=names, source="s")
+    assert (
+        why_not_int8(evidence)
+        == "7 of 9 convolutions are not int8: Conv c0, Conv c1, Conv c2, Conv c3, Conv c4, ... (s)"
+    )
+    float_head = OpReport(ops={}, compute_ops=3, int8_compute_ops=2, convs=2, int8_convs=2, float_linears=("Gemm h",))
+    assert why_not_int8(float_head) is None
+    transformer = OpReport(ops={}, compute_ops=2, int8_compute_ops=1, float_linears=("MatMul qk",), source="s")
+    assert why_not_int8(transformer) == "1 of 2 matrix products are not int8: MatMul qk (s)"

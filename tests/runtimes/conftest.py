@@ -1,0 +1,105 @@
+"""A small real network, its float and int8 programs, and its artifacts as edgekd's own exporters make them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from torch import Tensor, nn
+
+from edgekd.artifact import Artifact
+from edgekd.data.dataset import Dataset
+
+Exporter = Callable[[str, str], Artifact]
+
+
+class TinyNet(nn.Module):
+    """Convolution, depthwise, residual add, pooling and linear: what a mobile classifier is made of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(1, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU6())
+        self.depthwise = nn.Sequential(
+            nn.Conv2d(16, 16, 3, 1, 1, groups=16, bias=False), nn.BatchNorm2d(16), nn.ReLU6()
+        )
+        self.pointwise = nn.Sequential(nn.Conv2d(16, 16, 1, bias=False), nn.BatchNorm2d(16))
+        self.down = nn.Sequential(nn.Conv2d(16, 32, 3, 2, 1, bias=False), nn.BatchNorm2d(32), nn.ReLU())
+        self.head = nn.Linear(32, 10)
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = self.stem(image)
+        x = x + self.pointwise(self.depthwise(x))
+        return self.head(self.down(x).mean((2, 3)))
+
+
+def fitted(net: nn.Module, images: Tensor, labels: Tensor) -> nn.Module:
+    """A few steps of training, so that batch norm statistics and logits are those of a network in use."""
+    optimiser = torch.optim.AdamW(net.parameters(), lr=5e-3)
+    net.train()
+    for step in range(25):
+        batch = torch.arange(step * 64, step * 64 + 64) % len(images)
+        optimiser.zero_grad()
+        nn.functional.cross_entropy(net(images[batch]), labels[batch]).backward()
+        optimiser.step()
+    return net.eval()
+
+
+@pytest.fixture(scope="session")
+def images(tiny_dataset: Dataset) -> npt.NDArray[np.float32]:
+    """64 normalised test images [64, 1, 28, 28]."""
+    return tiny_dataset.preprocessing.normalise(tiny_dataset.test.images(range(64))).numpy()
+
+
+@pytest.fixture(scope="session")
+def programs(tiny_dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with float.pt2, affine.pt2 and symmetric.pt2 (int8 after calibration)."""
+    from edgekd.quant import export_float, ptq, save_program
+    from edgekd.targets.spec import QuantSpec
+
+    folder = tmp_path_factory.mktemp("programs")
+    torch.manual_seed(0)
+    pixels = tiny_dataset.preprocessing.normalise(tiny_dataset.train.images(range(len(tiny_dataset.train))))
+    net = fitted(TinyNet(), pixels, tiny_dataset.train.labels)
+    save_program(export_float(net, (1, 28, 28)), folder / "float.pt2")
+    for scheme in ("affine", "symmetric"):
+        save_program(ptq(net, [pixels[:256]], QuantSpec(scheme=scheme)), folder / f"{scheme}.pt2")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def exported(programs: Path, tmp_path_factory: pytest.TempPathFactory) -> Exporter:
+    """Converts on first use: (target, precision) -> artifact. The null target's artifact is the program itself."""
+    from edgekd.export import ExportRequest, export_one
+    from edgekd.runtimes import open_model_file
+
+    folder = tmp_path_factory.mktemp("artifacts")
+
+    @cache
+    def one(target: str, precision: str) -> Artifact:
+        name = "float" if precision != "int8" else "symmetric" if target == "tensorrt" else "affine"
+        if target == "null":
+            return open_model_file(programs / f"{name}.pt2")
+        out = folder / f"{target}-{precision}"
+        request = ExportRequest(target=target, precision=precision, program=programs / f"{name}.pt2", out=out)
+        return export_one(request, log=folder / f"{out.name}.log")
+
+    return one
+
+
+@pytest.fixture(scope="session")
+def reference(programs: Path, images: npt.NDArray[np.float32]) -> Callable[[str], npt.NDArray[np.float32]]:
+    """Logits of a program (by its file's stem) on `images`, computed by torch alone."""
+    from edgekd.quant import load_program
+
+    @cache
+    def of(stem: str) -> npt.NDArray[np.float32]:
+        module = load_program(programs / f"{stem}.pt2").module()
+        with torch.no_grad():
+            return torch.cat([module(image[None]) for image in torch.from_numpy(images)]).numpy()
+
+    return of
