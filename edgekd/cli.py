@@ -5,7 +5,6 @@ Nothing here or in `edgekd.commands` imports torch or a vendor package at import
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 import traceback
@@ -60,8 +59,6 @@ def main() -> None:
 def run(argv: list[str]) -> int:
     """Run one command line and return its exit code."""
     debug = "--debug" in argv
-    # torch warns there of its own deprecations on every import of torchao; nothing a user of edgekd can act on.
-    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
     # --debug is understood anywhere on the line, as users expect; the root callback only documents it.
     arguments = [a for a in argv if a != "--debug"]
     try:

@@ -44,7 +44,11 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> Path:
 
 def write_text(path: Path, text: str) -> Path:
     """`text` as UTF-8, whole or not at all."""
-    return write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8") and None)
+
+    def write(temporary: Path) -> None:
+        temporary.write_text(text, encoding="utf-8")
+
+    return write_whole(path, write)
 
 
 def write_json(path: Path, document: Any) -> Path:

@@ -252,7 +252,7 @@ def _speedup_gates(report: RunReport) -> Iterator[Gate]:
 
 
 def _speedup_gate(report: RunReport, row: RatioRow | None, name: str) -> Gate:
-    threshold = "ratio > 1, 95% CI excluding 1"
+    threshold = "ratio > 1, 99% CI excluding 1"
     if row is None or row.ratio is None or row.lo is None or row.hi is None:
         why = (row.reason if row else "") or "run the measure stage"
         return Gate(name=name, state="unverified", figure="not measured", threshold=threshold, why=why)

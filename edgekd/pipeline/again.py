@@ -54,7 +54,7 @@ def merge(context: Context, planned: list[TargetPlan]) -> None:
     exported["artifacts"] = [r for r in exported["artifacts"] if r["target"] not in new] + list(new.values())
     checked["reports"] |= {f"{r.target}-{r.precision}": r.model_dump(mode="json") for r in reports}
     for stage, result, paths in (
-        ("export", exported, [o.artifact.path for o in outcomes if o.artifact is not None]),
+        ("export", exported, [o.artifact.path.parent for o in outcomes if o.artifact is not None]),
         ("check", checked, []),
     ):
         entry = context.record.stages[stage]

@@ -26,7 +26,8 @@ def export(context: Context) -> tuple[dict[str, Any], list[Path]]:
     planned = [request(context, t) for t in context.plan.exports]
     teacher_note = save_teacher_program(context)
     compared = comparison_requests(context, teacher=not teacher_note)
-    outcomes = run_requests(context, [*planned, *(r for _, r in compared)])
+    requests = [*planned, *(r for _, r in compared)]
+    outcomes = run_requests(context, requests)
     exported, rest = outcomes[: len(planned)], outcomes[len(planned) :]
     document = {
         "artifacts": [row_of(context, o) for o in exported]
@@ -34,8 +35,9 @@ def export(context: Context) -> tuple[dict[str, Any], list[Path]]:
         "comparisons": [{"who": who, **row_of(context, o)} for (who, _), o in zip(compared, rest, strict=True)],
         "teacher_note": teacher_note,
     }
-    paths = [o.artifact.path for o in outcomes if o.artifact is not None]
-    return document, [*paths, context.program("float")]
+    # Whole folders: an OpenVINO artifact is two files.
+    folders = [r.out for r, o in zip(requests, outcomes, strict=True) if o.artifact is not None]
+    return document, [*folders, context.program("float")]
 
 
 def save_float_program(context: Context) -> Path:

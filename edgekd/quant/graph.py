@@ -10,18 +10,11 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 from torch.utils import _pytree as pytree
-from torchao.quantization.pt2e.utils import fold_bn_weights_into_conv_node, fold_bn_weights_into_linear_node
 
 from edgekd.errors import InputError
 from edgekd.quant.program import name_output
 
 aten = torch.ops.aten
-
-FOLDS: dict[object, Any] = {
-    aten.conv1d.default: fold_bn_weights_into_conv_node,
-    aten.conv2d.default: fold_bn_weights_into_conv_node,
-    aten.linear.default: fold_bn_weights_into_linear_node,
-}
 
 FUNCTIONAL: dict[object, Any] = {
     aten.relu_.default: aten.relu.default,
@@ -151,9 +144,17 @@ def fold_batch_norms(graph: fx.GraphModule) -> None:
     torchao's own pass (0.18, _fuse_conv_bn_) also folds where something else reads the convolution, as the residual of
     a pre-activation network does, and the program is then silently wrong.
     """
+    # Imported here: whoever only rewrites a program's weights (an exporter) does without torchao, 2 s of CPU time.
+    from torchao.quantization.pt2e.utils import fold_bn_weights_into_conv_node, fold_bn_weights_into_linear_node
+
+    folds: dict[object, Any] = {
+        aten.conv1d.default: fold_bn_weights_into_conv_node,
+        aten.conv2d.default: fold_bn_weights_into_conv_node,
+        aten.linear.default: fold_bn_weights_into_linear_node,
+    }
     for norm in nodes_of(graph, aten.batch_norm.default):
         source = cast(fx.Node, norm.args[0])
-        fold = FOLDS.get(source.target)
+        fold = folds.get(source.target)
         if fold is None or len(source.users) > 1 or len(cast(fx.Node, source.args[1]).users) > 1:
             continue
         if source.target is aten.linear.default and norm.meta["val"].ndim != 2:

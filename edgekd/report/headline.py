@@ -76,7 +76,7 @@ def _speedups(report: RunReport) -> Iterator[Figure]:
 
 def _ratio_detail(row: RatioRow) -> str:
     where = ", ".join(part for part in (row.runtime, row.device) if part)
-    interval = f"95% CI [{row.lo:.2f}, {row.hi:.2f}], {row.n_blocks} block pairs"
+    interval = f"99% CI [{row.lo:.2f}, {row.hi:.2f}], {row.n_blocks} block pairs"
     return interval + (f", {where}" if where else "") + ("" if row.significant else "; no significant difference")
 
 

@@ -1,0 +1,77 @@
+"""Everything that learns, as one module: students and losses, so that one DDP wrapper and one optimiser hold them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from edgekd.distill.batches import Batch, seed_of
+from edgekd.distill.sources import Live, Signals, Source
+from edgekd.distill.stage import Stage
+from edgekd.errors import InputError
+
+
+class Ensemble(nn.Module):
+    """Students and losses of a stage. forward: a batch and what the teachers said -> (total loss, value by term)."""
+
+    def __init__(self, stage: Stage, students: Mapping[str, Live]) -> None:
+        super().__init__()
+        self.terms, self.lives = tuple(stage.terms), students
+        self.students = nn.ModuleDict({name: live.model for name, live in students.items()})
+        self.losses = nn.ModuleList([term.loss for term in stage.terms])
+
+    def forward(self, batch: Batch, taught: Mapping[str, Signals]) -> tuple[Tensor, Tensor]:
+        """`taught` is float32, no gradient. Returns () and float32 (terms,), unweighted and detached."""
+        spoken = {name: live.signals(batch).map(Tensor.float) for name, live in self.lives.items()}
+        total = batch.images.new_zeros(())
+        values = []
+        with torch.autocast(batch.images.device.type, enabled=False):
+            for term in self.terms:
+                weight = term.weight_at(batch.progress)
+                if weight == 0:
+                    values.append(total.new_zeros(()))
+                    continue
+                mine = theirs = spoken[term.student]
+                if term.source is not None:
+                    theirs = taught.get(term.source) or spoken[term.source].map(Tensor.detach)
+                value = term.loss(mine, theirs, batch)
+                values.append(value.detach())
+                total = total + (value if weight == 1 else weight * value)
+        return total, torch.stack(values)
+
+    def may_skip_parameters(self) -> bool:
+        """Whether some parameter may get no gradient in a step, which DDP must know: a weight that can be 0, or a
+        student whose logits nobody reads."""
+        scheduled = any(callable(term.weight) or term.weight == 0 for term in self.terms)
+        by_logits = {term.student for term in self.terms if not term.loss.needs().student}
+        return scheduled or by_logits != set(self.lives)
+
+    def state(self) -> dict[str, dict[str, Tensor]]:
+        """Each student's state dict, with the module versions that torch hangs on it: an observer of a quantised graph
+        that is loaded without its version falls back to an old eps."""
+        return {name: student.state_dict() for name, student in self.students.items()}
+
+
+def bind(stage: Stage, students: Mapping[str, Live], sources: Mapping[str, Source], batch: Batch) -> Ensemble:
+    """Show every model the first batch, check what they answer, and build the losses' own modules from it.
+
+    Raises: InputError: a model cannot run on it, a tap is missing, or the classes do not fit.
+    """
+    said = {name: source.bind(batch.images, stage.taps_of(name)) for name, source in {**students, **sources}.items()}
+    classes = len(stage.dataset.classes)
+    for name in students:
+        if said[name].logits.shape != (len(batch.labels), classes):
+            got = tuple(said[name].logits.shape)
+            raise stage.error(f"student '{name}' gives logits {got}", f"the data has {classes} classes")
+    for term in stage.terms:
+        mine, theirs = said[term.student].map(Tensor.float), said[term.source or term.student].map(Tensor.float)
+        # Projectors start the same in every process and with every teacher, whatever was drawn before.
+        torch.manual_seed(seed_of(stage.training.seed, "build", term.label))
+        try:
+            term.loss.build(mine, theirs)
+        except InputError as error:
+            raise stage.error(f"term '{term.label}': {error.what}", error.fix) from error
+        term.loss.to(batch.images.device).train()
+    return Ensemble(stage, students)

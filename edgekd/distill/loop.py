@@ -1,0 +1,325 @@
+"""The loop: carries out a stage on `accelerate` (a CPU, a GPU, or the processes that torchrun started).
+
+Resuming is exact because nothing remembers where it was: batches, augmentation, dropout and learning rate are functions
+of the step; weights, optimiser and loss modules come from the checkpoint. Nothing is printed; `on_progress` is told.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from torch import nn
+
+from edgekd.distill import checkpoint
+from edgekd.distill.batches import Batch, BatchStream, Share, seed_of
+from edgekd.distill.ensemble import bind
+from edgekd.distill.evaluate import accuracy_of, predict
+from edgekd.distill.interrupts import Interrupted, Interrupts
+from edgekd.distill.meter import Meter
+from edgekd.distill.optimiser import build_optimiser, learning_rate_at
+from edgekd.distill.precision import choose_bfloat16, choose_device
+from edgekd.distill.results import EpochRecord, Progress, StageResult
+from edgekd.distill.sources import Live, evaluating
+from edgekd.distill.stage import Stage
+from edgekd.errors import CheckError
+
+REPORT_EVERY_S = 0.5
+OnProgress = Callable[[Progress], None]
+
+
+def run_stage(stage: Stage, *, out: Path, resume: bool = False, on_progress: OnProgress | None = None) -> StageResult:
+    """Train the stage's students in place; afterwards they hold the last step's weights, in eval mode.
+
+    out: the run folder; `checkpoints/last.pt` and `checkpoints/best.pt` (best validation accuracy) are kept in it.
+    resume: go on from last.pt where it belongs to a stage of this name, else begin. On one CPU the result is the same
+    to the bit as that of an uninterrupted run. A finished stage is only loaded.
+    on_progress: called in the main process about twice a second, at the end, and after each epoch.
+    Raises: InputError: the stage does not fit together, the checkpoint is not this stage's, or the disk is full.
+    CheckError: a loss became nan or inf. Interrupted: Ctrl-C or SIGTERM, after last.pt was written.
+    """
+    stage.check()
+    training = stage.training
+    device_type = choose_device(training.device)
+    # No mixed_precision here: accelerate keeps it per process and refuses a second value, while stages may differ.
+    ddp = DistributedDataParallelKwargs()
+    accelerator = Accelerator(cpu=device_type == "cpu", mixed_precision="no", kwargs_handlers=[ddp])
+    share = Share(accelerator.process_index, accelerator.num_processes)
+    if training.batch_size % share.world:
+        advice = f"give a multiple of {share.world}"
+        raise stage.error(f"batch_size {training.batch_size} over {share.world} processes", advice)
+    with ExitStack() as stack:
+        cuda = [accelerator.device] if device_type == "cuda" else []
+        stack.enter_context(torch.random.fork_rng(cuda))
+        stream = BatchStream(stage.dataset, training, device=accelerator.device, share=share)
+        stack.enter_context(stream)
+        interrupts = stack.enter_context(Interrupts(enabled=share.world == 1))
+        run = _Run(stage, out, accelerator, stream, ddp)
+        stack.callback(run.close)
+        run.start(resume=resume)
+        run.go(on_progress if accelerator.is_main_process and on_progress else _silent, interrupts)
+        return run.result()
+
+
+def _silent(_progress: Progress) -> None:
+    """Nobody watches."""
+
+
+def _as_target(said: torch.Tensor) -> torch.Tensor:
+    """What a teacher said, as losses read it."""
+    return said.detach().float()
+
+
+class _Run:
+    """The moving parts of one `run_stage`. `step` counts the optimiser steps done."""
+
+    def __init__(
+        self, stage: Stage, out: Path, accelerator: Accelerator, stream: BatchStream, ddp: DistributedDataParallelKwargs
+    ) -> None:
+        self.stage, self.out, self.accelerator, self.stream = stage, out, accelerator, stream
+        self.device: torch.device = accelerator.device
+        self.total_steps = stage.total_steps
+        self.bfloat16 = choose_bfloat16(stage.training.mixed_precision, self.device.type, stage.students.values())
+        self.students = {
+            name: Live(model, frozen=False, bfloat16=self.bfloat16.students) for name, model in stage.students.items()
+        }
+        self.sources = {
+            name: Live(source, bfloat16=self.bfloat16.teachers) if isinstance(source, nn.Module) else source
+            for name, source in stage.sources.items()
+        }
+        self.ensemble = bind(stage, self.students, self.sources, stream.at(0))
+        ddp.find_unused_parameters = self.ensemble.may_skip_parameters()
+        self.wrapped: nn.Module = accelerator.prepare(self.ensemble)
+        self.parameters = [p for p in self.ensemble.parameters() if p.requires_grad]
+        self.optimiser = build_optimiser(self.parameters, stage.training)
+        self.meter = Meter([term.label for term in stage.terms], self.device)
+        self.history: list[EpochRecord] = []
+        self.step = 0
+        self.epoch_seconds = self.seconds = 0.0
+
+    # ------------------------------------------------------------------ beginning and end
+
+    def start(self, *, resume: bool) -> None:
+        """Train mode; weights and position of the checkpoint where one is to be resumed."""
+        path = checkpoint.last_path(self.out)
+        document = checkpoint.load(path) if resume and path.exists() else None
+        if document is not None and document["identity"]["stage"] == self.stage.name:
+            checkpoint.same_identity(document, self.stage.identity(), path)
+            self.step = int(document["step"])
+            self._train_mode()
+            self._restore(document)
+        else:
+            self._train_mode()
+
+    def _train_mode(self) -> None:
+        for student in self.students.values():
+            student.model.train()
+        self._repeat_milestones()
+
+    def _repeat_milestones(self) -> None:
+        for milestone in self.stage.milestones:
+            if milestone.step(self.total_steps) < self.step:
+                milestone.act()
+
+    def close(self) -> None:
+        """Models as the caller gave them, but in eval mode."""
+        for source in (*self.sources.values(), *self.students.values()):
+            source.close()
+
+    def result(self) -> StageResult:
+        """What the stage came to."""
+        best = max(self.history, key=lambda record: record.val_accuracy)
+        trained_s = sum(record.seconds for record in self.history)
+        return StageResult(
+            stage=self.stage.name,
+            steps=self.step,
+            history=tuple(self.history),
+            val_accuracy=self.history[-1].val_accuracy,
+            best_val_accuracy=best.val_accuracy,
+            best_epoch=best.epoch,
+            images_per_s=self.step * self.stage.training.batch_size / max(trained_s, 1e-9),
+            seconds=self.seconds,
+            device=str(self.device),
+            processes=self.stream.share.world,
+            precision="bf16" if self.bfloat16.students else "fp32",
+        )
+
+    # ------------------------------------------------------------------ the loop
+
+    def go(self, on_progress: OnProgress, interrupts: Interrupts) -> None:
+        """Steps to the end, with validation after each epoch, reports and checkpoints between."""
+        first_step, began = self.step, time.perf_counter()
+        seconds_before = self.seconds
+        reported = saved = began
+        while self.step < self.total_steps:
+            began_step = time.perf_counter()
+            self._one_step()
+            now = time.perf_counter()
+            self.epoch_seconds += now - began_step
+            record = self._end_epoch() if self._epoch_ends() else None
+            now = time.perf_counter()
+            self.seconds = seconds_before + now - began
+            if record or now - reported >= REPORT_EVERY_S:
+                eta_s = (now - began) / (self.step - first_step) * (self.total_steps - self.step)
+                on_progress(self._progress(eta_s, record))
+                reported = now
+            if self._is_main and (record or interrupts.wanted or now - saved >= self.stage.training.checkpoint_every_s):
+                self._save()
+                saved = time.perf_counter()
+            if interrupts.wanted and self.step < self.total_steps:
+                done = f"step {self.step} of {self.total_steps}"
+                raise Interrupted(
+                    f"interrupted at {done}", where=f"stage '{self.stage.name}'", fix="go on with --resume"
+                )
+
+    def _one_step(self) -> None:
+        for milestone in self.stage.milestones:
+            if milestone.step(self.total_steps) == self.step:
+                milestone.act()
+        batch = self.stream.take(self.step)
+        self._seed()
+        for group in self.optimiser.param_groups:
+            group["lr"] = self._learning_rate()
+        taught = {name: source.signals(batch).map(_as_target) for name, source in self.sources.items()}
+        total, values = self.wrapped(batch, taught)
+        self.meter.add(values, self.step)
+        if self.device.type == "cpu":  # free here; on a GPU it would wait for the step, so there reports and saves look
+            self._stop_if_not_finite()
+        self.accelerator.backward(total)
+        if self.stage.training.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.parameters, self.stage.training.clip_norm)
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        self.step += 1
+
+    def _seed(self) -> None:
+        """Dropout's generators, by step and process."""
+        seed = seed_of(self.stage.training.seed, "step", self.step, self.stream.share.rank)
+        torch.default_generator.manual_seed(seed)
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+
+    def _learning_rate(self) -> float:
+        return learning_rate_at(self.step, self.total_steps, self.stage.training)
+
+    def _epoch_of(self, step: int) -> int:
+        return step * self.stage.training.batch_size // len(self.stage.dataset.train)
+
+    def _epoch_ends(self) -> bool:
+        return self.step == self.total_steps or self._epoch_of(self.step) > self._epoch_of(self.step - 1)
+
+    def _end_epoch(self) -> EpochRecord:
+        self._stop_if_not_finite()
+        sums = self.accelerator.reduce(self.meter.sums, "mean").tolist()
+        images = self.meter.count * self.stage.training.batch_size
+        record = EpochRecord(
+            epoch=len(self.history) + 1,
+            step=self.step,
+            losses={label: s / self.meter.count for label, s in zip(self.meter.labels, sums, strict=True)},
+            val_accuracy=self._validate(),
+            learning_rate=float(self.optimiser.param_groups[0]["lr"]),
+            images_per_s=images / max(self.epoch_seconds, 1e-9),
+            seconds=self.epoch_seconds,
+        )
+        best = max((r.val_accuracy for r in self.history), default=-1.0)
+        self.history.append(record)
+        self.meter.reset()
+        self.epoch_seconds = 0.0
+        if self._is_main and record.val_accuracy > best:
+            document = {"stage": self.stage.name, "step": self.step, "val_accuracy": record.val_accuracy}
+            checkpoint.save(checkpoint.best_path(self.out), {**document, "students": self.ensemble.state()})
+        return record
+
+    def _validate(self) -> float:
+        """Accuracy of the first student, in float32, measured by the main process and told to the others."""
+        student = next(iter(self.students.values()))
+        top1 = torch.zeros((), dtype=torch.float64, device=self.device)
+        if self._is_main:
+            with evaluating(student.model):
+                logits = predict(
+                    student.model, self.stage.dataset.val, self.stage.dataset.preprocessing, layout=student.layout
+                )
+            top1 += accuracy_of(logits, self.stage.dataset.val.labels)
+            self._repeat_milestones()
+        return float(self.accelerator.reduce(top1, "sum"))
+
+    def _progress(self, eta_s: float, record: EpochRecord | None) -> Progress:
+        self._stop_if_not_finite()
+        images = self.meter.count * self.stage.training.batch_size
+        return Progress(
+            stage=self.stage.name,
+            step=self.step,
+            total_steps=self.total_steps,
+            epoch=len(self.history) + (0 if record else 1),
+            images_per_s=record.images_per_s if record else images / max(self.epoch_seconds, 1e-9),
+            eta_s=eta_s,
+            losses=self.meter.newest_by_term(),
+            epoch_record=record,
+        )
+
+    @property
+    def _is_main(self) -> bool:
+        return bool(self.accelerator.is_main_process)
+
+    # ------------------------------------------------------------------ what can go wrong
+
+    def _stop_if_not_finite(self) -> None:
+        bad = self.meter.first_bad_term()
+        if bad is None:
+            return
+        label, step = bad
+        where = f"stage '{self.stage.name}', step {step}"
+        if name := self._broken_source(self.stream.at(step)):
+            fix = "check the teacher's weights and that it gets images as it was trained on"
+            raise CheckError(
+                f"source '{name}' returns nan or inf, so loss term '{label}' does too", where=where, fix=fix
+            )
+        raise CheckError(f"loss term '{label}' became nan or inf", where=where, fix=self._cure())
+
+    def _broken_source(self, batch: Batch) -> str | None:
+        return next((name for name, s in self.sources.items() if not s.signals(batch).is_finite()), None)
+
+    def _cure(self) -> str:
+        return f"lower the learning rate (peak {self.stage.training.learning_rate}), or set clip_norm"
+
+    def _stop_if_weights_broken(self) -> None:
+        """A loss can be finite and its gradient not; such weights must never replace a good checkpoint."""
+        for name, tensor in self.ensemble.named_parameters():
+            if not bool(torch.isfinite(tensor).all()):
+                where = f"stage '{self.stage.name}', step {self.step}"
+                raise CheckError(f"parameter '{name}' became nan or inf", where=where, fix=self._cure())
+
+    # ------------------------------------------------------------------ checkpoints
+
+    def _save(self) -> None:
+        self._stop_if_not_finite()
+        self._stop_if_weights_broken()
+        document: dict[str, Any] = {
+            "identity": self.stage.identity(),
+            "step": self.step,
+            "students": self.ensemble.state(),
+            "losses": self.ensemble.losses.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "sums": self.meter.sums,
+            "count": self.meter.count,
+            "history": [asdict(record) for record in self.history],
+            "epoch_seconds": self.epoch_seconds,
+            "seconds": self.seconds,
+        }
+        checkpoint.save(checkpoint.last_path(self.out), document)
+
+    def _restore(self, document: dict[str, Any]) -> None:
+        for name, student in self.students.items():
+            student.model.load_state_dict(document["students"][name])
+        self.ensemble.losses.load_state_dict(document["losses"])
+        self.optimiser.load_state_dict(document["optimiser"])
+        self.meter.sums.copy_(document["sums"])
+        self.meter.count = int(document["count"])
+        self.history = [EpochRecord(**record) for record in document["history"]]
+        self.epoch_seconds, self.seconds = float(document["epoch_seconds"]), float(document["seconds"])

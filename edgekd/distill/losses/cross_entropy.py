@@ -1,0 +1,31 @@
+"""Cross-entropy with the labels."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor
+from torch.nn import functional
+
+from edgekd.distill.batches import Batch
+from edgekd.distill.sources import Signals
+from edgekd.distill.terms import Loss
+
+
+class CrossEntropy(Loss):
+    """-log p(label), mean over the batch, in nats; `label_smoothing` is the mass spread evenly over all classes.
+
+    Raises: ValueError: label_smoothing is outside [0, 1).
+    """
+
+    name: ClassVar[str] = "cross_entropy"
+
+    def __init__(self, *, label_smoothing: float = 0.0) -> None:
+        super().__init__()
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
+        self.label_smoothing = label_smoothing
+
+    def forward(self, student: Signals, teacher: Signals, batch: Batch) -> Tensor:
+        """Shapes: logits (batch, classes), labels (batch,) -> ()."""
+        return functional.cross_entropy(student.logits, batch.labels, label_smoothing=self.label_smoothing)

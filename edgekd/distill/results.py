@@ -1,0 +1,62 @@
+"""What a stage reports: while it runs (Progress), after each epoch (EpochRecord), at its end (StageResult)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """One pass over the training images. losses: unweighted mean by term; val_accuracy: share in [0, 1], after it;
+    seconds, images_per_s: training alone, without validation."""
+
+    epoch: int
+    step: int
+    losses: dict[str, float]
+    val_accuracy: float
+    learning_rate: float
+    images_per_s: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a stage stands: `step` of `total_steps` done. eta_s counts validation too.
+
+    losses: unweighted, of the newest step, by term. epoch_record: set once, right after an epoch's validation.
+    """
+
+    stage: str
+    step: int
+    total_steps: int
+    epoch: int
+    images_per_s: float
+    eta_s: float
+    losses: Mapping[str, float]
+    epoch_record: EpochRecord | None = None
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """A finished stage. val_accuracy: of the last epoch, the headline; best_*: of the epoch kept in best.pt.
+
+    seconds: training and validation, over all resumed parts. precision: what the students were trained in.
+    """
+
+    stage: str
+    steps: int
+    history: tuple[EpochRecord, ...]
+    val_accuracy: float
+    best_val_accuracy: float
+    best_epoch: int
+    images_per_s: float
+    seconds: float
+    device: str
+    processes: int
+    precision: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {**asdict(self), "history": [asdict(record) for record in self.history]}

@@ -1,0 +1,70 @@
+"""Losses and terms: what is compared, with whom, and how much it weighs.
+
+To add a loss: one file in `losses/` with a subclass of `Loss`. Its projectors and heads are parameters (trained with
+the student, dropped at export), its memory banks are buffers; both are in the checkpoint without further ado.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+from torch import Tensor, nn
+
+from edgekd.distill.batches import Batch
+from edgekd.distill.sources import Signals
+
+
+class Needs(NamedTuple):
+    """Taps that a loss reads from its student and from its teacher."""
+
+    student: tuple[str, ...] = ()
+    teacher: tuple[str, ...] = ()
+
+
+class Loss(nn.Module):
+    """A scalar from two models' signals. Runs in float32, outside autocast; the teacher's signals carry no gradient.
+
+    For a term without a source, `teacher` is the student itself.
+    """
+
+    name: ClassVar[str] = "loss"
+
+    def needs(self) -> Needs:
+        """The taps it reads: none unless overridden."""
+        return Needs()
+
+    def build(self, student: Signals, teacher: Signals) -> None:
+        """Called once with a first batch's signals: check that they agree, make projectors of the real shapes.
+
+        Raises: InputError: the two cannot be compared.
+        """
+
+    def forward(self, student: Signals, teacher: Signals, batch: Batch) -> Tensor:
+        """The loss: a float32 scalar, the mean over the batch."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, eq=False)
+class Term:
+    """A weighted loss between a student and a source.
+
+    source: name of a teacher or of another student; None: the loss reads only the student and the labels.
+    weight: a number, or a function of progress in [0, 1). A term of weight 0 is not computed.
+    """
+
+    loss: Loss
+    weight: float | Callable[[float], float] = 1.0
+    source: str | None = None
+    student: str = "student"
+    name: str = ""
+
+    @property
+    def label(self) -> str:
+        """Its name in histories and errors: `name`, or the loss's."""
+        return self.name or self.loss.name
+
+    def weight_at(self, progress: float) -> float:
+        """The weight at a point of the stage."""
+        return self.weight(progress) if callable(self.weight) else self.weight

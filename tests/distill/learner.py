@@ -1,0 +1,82 @@
+"""A small training run in a process of its own, for tests that kill it or start several.
+
+The model has no batch norm with --plain, since batch statistics differ between one process and several by nature.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from edgekd.data.dataset import Dataset, TensorSplit
+from edgekd.data.preprocessing import Preprocessing
+from edgekd.distill import CrossEntropy, Hint, Progress, SoftTarget, Stage, Term, Training, run_stage
+
+
+class Net(nn.Module):
+    """Conv, (batch norm), ReLU, conv, (dropout), linear."""
+
+    def __init__(self, width: int, *, plain: bool) -> None:
+        super().__init__()
+        norm = nn.Identity() if plain else nn.BatchNorm2d(width)
+        self.features = nn.Sequential(nn.Conv2d(1, width, 3, stride=2), norm, nn.ReLU(), nn.Conv2d(width, width, 3))
+        self.dropout = nn.Dropout(0.0 if plain else 0.2)
+        self.fc = nn.Linear(width, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits of 4 classes."""
+        return self.fc(self.dropout(self.features(x).relu().mean((2, 3))))
+
+
+def split(n: int, seed: int) -> TensorSplit:
+    """Random images whose brightness tells the class."""
+    labels = torch.arange(n) % 4
+    noise = torch.randint(0, 60, (n, 1, 12, 12), generator=torch.Generator().manual_seed(seed))
+    return TensorSplit((noise + 50 * labels.view(-1, 1, 1, 1)).to(torch.uint8), labels)
+
+
+def main() -> None:
+    """Train, print one line per step, write the weights and the history."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--plain", action="store_true")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    teacher, student = Net(12, plain=arguments.plain), Net(6, plain=arguments.plain)
+    preprocessing = Preprocessing(12, 1, (0.5,), (0.25,))
+    dataset = Dataset("made", tuple("abcd"), split(90, 1), split(20, 2), split(20, 3), preprocessing, "made", "", True)
+    terms = [
+        Term(CrossEntropy()),
+        Term(SoftTarget(), source="teacher", weight=lambda progress: 0.0 if progress < 0.2 else 1.0),
+        Term(Hint("features.-1", "features"), source="teacher"),
+    ]
+    training = Training(
+        epochs=24,
+        batch_size=20,
+        learning_rate=0.05,
+        shift_px=2,
+        mixed_precision="no",
+        device="cpu",
+        checkpoint_every_s=0,
+    )
+    stage = Stage("distil", dataset, {"student": student}, terms, {"teacher": teacher}, training)
+
+    def tell(progress: Progress) -> None:
+        print(progress.step, flush=True)
+
+    result = run_stage(stage, out=arguments.out, resume=arguments.resume, on_progress=tell)
+    if os.environ.get("RANK", "0") == "0":
+        torch.save(student.state_dict(), arguments.out / "final.pt")
+        history = [record.losses for record in result.history]
+        (arguments.out / "history.json").write_text(json.dumps({"history": history, "processes": result.processes}))
+
+
+if __name__ == "__main__":
+    main()
