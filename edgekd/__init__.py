@@ -14,7 +14,9 @@ _LAZY = {
     "distill": "edgekd.pipeline.api",
     "plan": "edgekd.pipeline.api",
     "export": "edgekd.pipeline.api",
-    "estimate": "edgekd.pipeline.api",
+    "Settings": "edgekd.pipeline.settings",
+    "estimate_latency": "edgekd.latency",
+    "trace_cost": "edgekd.latency",
     "verify": "edgekd.bundle",
     "load_profile": "edgekd.profile",
     "profile_names": "edgekd.profile",
@@ -30,8 +32,11 @@ def __getattr__(name: str) -> Any:
 
 if TYPE_CHECKING:
     from edgekd.bundle import verify as verify
+    from edgekd.latency import estimate_latency as estimate_latency
+    from edgekd.latency import trace_cost as trace_cost
     from edgekd.pipeline.api import distill as distill
-    from edgekd.pipeline.api import estimate as estimate
+    from edgekd.pipeline.api import export as export
     from edgekd.pipeline.api import plan as plan
+    from edgekd.pipeline.settings import Settings as Settings
     from edgekd.profile import load_profile as load_profile
     from edgekd.profile import profile_names as profile_names

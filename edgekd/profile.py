@@ -5,12 +5,16 @@ Strings become types here, once: unknown keys are refused with the nearest known
 
 from __future__ import annotations
 
+import json
 import tomllib
+from collections.abc import Iterator
 from importlib import resources
+from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
-from pydantic import Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 
 from edgekd.artifact import Frozen, Precision
 from edgekd.errors import InputError, did_you_mean
@@ -19,10 +23,17 @@ Confidence = Literal["measured", "vendor", "derived", "recalled"]
 Transport = Literal["local", "ssh", "adb", "macos"]
 
 
-class ComputeUnit(Frozen):
+class Table(Frozen):
+    """A table of a profile file: numbers are numbers (no quoted ones) and finite."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class ComputeUnit(Table):
     """One engine of the device. Peaks are dense, at the clock the source names; overhead is per fused kernel.
 
     efficiency: the fraction of the peak that real convolutions reach (1 = the roofline itself).
+    fitted_rows: how many published measurements of this silicon the efficiencies and the overhead were fitted to.
     """
 
     kind: Literal["cpu", "gpu", "npu"]
@@ -34,15 +45,22 @@ class ComputeUnit(Frozen):
     kernel_overhead_us: float = Field(ge=0)
     efficiency: float = Field(gt=0, le=1)
     depthwise_efficiency: float = Field(gt=0, le=1)
-    source: str
+    fitted_rows: int = Field(default=0, ge=0)
+    source: str = Field(min_length=1)
     confidence: Confidence
+
+    @model_validator(mode="after")
+    def _has_a_peak(self) -> ComputeUnit:
+        if not any(self.peak_gops(precision) for precision in get_args(Precision)):
+            raise ValueError("needs one of peak_fp32_gflops, peak_fp16_gflops, peak_int8_gops")
+        return self
 
     def peak_gops(self, precision: Precision) -> float | None:
         """Peak at a precision in 1e9 operations per second (a multiply-add is two), or None where it has none."""
         return {"fp32": self.peak_fp32_gflops, "fp16": self.peak_fp16_gflops, "int8": self.peak_int8_gops}[precision]
 
 
-class RuntimeSupport(Frozen):
+class RuntimeSupport(Table):
     """A runtime on this device: its version there, which unit it drives, and what it accepts."""
 
     target: str
@@ -54,20 +72,34 @@ class RuntimeSupport(Frozen):
     deployment_target: str | None = None
     compute_capability: str | None = None
     why: str
-    source: str
+    source: str = Field(min_length=1)
+
+    @field_validator("target")
+    @classmethod
+    def _target_exists(cls, target: str) -> str:
+        known = _target_names()
+        if target not in known:
+            raise ValueError(f"no such target; {did_you_mean(target, known)}")
+        return target
 
 
-class Quantisation(Frozen):
+class Quantisation(Table):
     """Whether int8 pays on this device and what it must look like; `why` is shown to the user."""
 
     preferred_precision: Precision
     scheme: Literal["affine", "symmetric"] | None = None
     weight_bits: Literal[7, 8] = 8
-    why: str
-    source: str
+    why: str = Field(min_length=1)
+    source: str = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _int8_needs_a_scheme(self) -> Quantisation:
+        if self.preferred_precision == "int8" and self.scheme is None:
+            raise ValueError("preferred_precision 'int8' needs scheme = 'affine' or 'symmetric'")
+        return self
 
 
-class Budgets(Frozen):
+class Budgets(Table):
     """Default budgets for one inference at batch 1; `why` says where they come from."""
 
     latency_p90_ms: float = Field(gt=0)
@@ -77,7 +109,7 @@ class Budgets(Frozen):
     why: str
 
 
-class HardwareProfile(Frozen):
+class HardwareProfile(Table):
     """A device. The first runtime is the one a bundle is made for; the others are legal too.
 
     p90_over_p50: how much slower the 90th percentile is than the median on this device (headroom for the budget).
@@ -94,6 +126,12 @@ class HardwareProfile(Frozen):
     budgets: Budgets
     notes: tuple[str, ...] = ()
 
+    @model_validator(mode="after")
+    def _parts_agree(self) -> HardwareProfile:
+        for mistake in _disagreements(self):
+            raise ValueError(mistake)
+        return self
+
     def unit(self, kind: str) -> ComputeUnit:
         """The compute unit of a kind. Raises: InputError: the device has none."""
         for unit in self.units:
@@ -106,6 +144,29 @@ class HardwareProfile(Frozen):
     def primary(self) -> RuntimeSupport:
         """The runtime that the budgets are about."""
         return self.runtimes[0]
+
+    def runtime(self, target: str) -> RuntimeSupport:
+        """How a target runs on this device. Raises: InputError: it does not; the ones that do are named."""
+        for runtime in self.runtimes:
+            if runtime.target == target:
+                return runtime
+        have = ", ".join(r.target for r in self.runtimes)
+        raise InputError(f"no runtime '{target}'", where=f"profile '{self.name}'", fix=f"it has: {have}")
+
+
+def _disagreements(profile: HardwareProfile) -> Iterator[str]:
+    units = {unit.kind: unit for unit in profile.units}
+    if len(units) < len(profile.units):
+        yield "two units of the same kind: give each kind (cpu, gpu, npu) once"
+    for runtime in profile.runtimes:
+        if runtime.unit not in units:
+            yield f"runtime '{runtime.target}' drives unit '{runtime.unit}', which the profile does not have"
+        elif "int8" in runtime.precisions and units[runtime.unit].peak_int8_gops is None:
+            yield f"runtime '{runtime.target}' lists int8, but unit '{runtime.unit}' has no peak_int8_gops"
+    preferred, primary = profile.quantisation.preferred_precision, profile.runtimes[0]
+    if preferred not in primary.precisions:
+        legal = ", ".join(primary.precisions)
+        yield f"preferred_precision '{preferred}' is not legal in the first runtime, '{primary.target}' ({legal})"
 
 
 def profile_names() -> list[str]:
@@ -140,29 +201,68 @@ def parse_profile(text: str, *, where: str) -> HardwareProfile:
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"not valid TOML ({error})", where=where) from error
     try:
-        return HardwareProfile.model_validate(document)
+        # Through JSON, because only there does strict validation take a list for a tuple.
+        return HardwareProfile.model_validate_json(json.dumps(document, default=str))
     except ValidationError as error:
         raise InputError(_first_mistake(error, document), where=where, fix=_cure(error)) from error
 
 
+def _first(error: ValidationError) -> ErrorDetails:
+    # A misspelt key is also a missing one: name the spelling, which is the cause.
+    return min(error.errors(), key=lambda mistake: mistake["type"] != "extra_forbidden")
+
+
 def _first_mistake(error: ValidationError, document: dict[str, Any]) -> str:
-    first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"])
+    first = _first(error)
+    key = _key_path(first["loc"], document)
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if first["type"] == "extra_forbidden":
         return f"unknown key '{key}'{more}"
     if first["type"] == "missing":
         return f"missing key '{key}'{more}"
-    return f"'{key}' = {first['input']!r}: {first['msg']}{more}"
+    message = first["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
+    if not key or isinstance(first["input"], dict | list | BaseModel):
+        return f"{key}: {message}{more}" if key else f"{message}{more}"
+    return f"{key} = {first['input']!r}: {message}{more}"
+
+
+def _key_path(parts: tuple[int | str, ...], document: dict[str, Any]) -> str:
+    """units.1.efficiency as `units[cpu].efficiency`: an entry of a list is named by its kind or target."""
+    path, here = "", cast(Any, document)
+    for part in parts:
+        try:
+            here = here[part]
+        except (KeyError, IndexError, TypeError):
+            here = None  # a missing key has no value to go on with
+        if isinstance(part, int):
+            name = (here.get("kind") or here.get("target")) if isinstance(here, dict) else None
+            path += f"[{name or part}]"
+        else:
+            path += f".{part}" if path else part
+    return path
 
 
 def _cure(error: ValidationError) -> str:
-    first = error.errors()[0]
+    first = _first(error)
     if first["type"] == "extra_forbidden":
-        return did_you_mean(str(first["loc"][-1]), sorted(_all_keys()))
+        return did_you_mean(str(first["loc"][-1]), _keys_at(first["loc"][:-1]))
     return "see docs/profiles.md"
 
 
-def _all_keys() -> set[str]:
-    models = (HardwareProfile, ComputeUnit, RuntimeSupport, Quantisation, Budgets)
-    return {key for model in models for key in model.model_fields}
+def _keys_at(parts: tuple[int | str, ...]) -> list[str]:
+    """The keys that are legal at a place; a key of another table is no help there."""
+    tables: dict[str, type[BaseModel]] = {
+        "units": ComputeUnit,
+        "runtimes": RuntimeSupport,
+        "quantisation": Quantisation,
+        "budgets": Budgets,
+    }
+    model = tables.get(str(parts[0]), HardwareProfile) if parts else HardwareProfile
+    return sorted(model.model_fields)
+
+
+def _target_names() -> list[str]:
+    # Names only: this room lies below edgekd.targets and loads none of them.
+    installed = {entry.name for entry in entry_points(group="edgekd.targets")}
+    return sorted({"tflite", "coreml", "openvino", "onnxruntime", "tensorrt", "null"} | installed)

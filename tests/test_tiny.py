@@ -156,9 +156,7 @@ def test_the_bundle_verifies_and_a_changed_byte_does_not(whole: api.RunResult, t
 
 def test_a_finished_run_resumes_to_itself(whole: api.RunResult, settings: Callable[..., Settings]) -> None:
     heard = Heard()
-    again = api.distill(
-        settings(profile="x86-avx512-vnni", baseline=True), out=whole.folder, resume=True, events=heard
-    )
+    again = api.distill(settings(profile="x86-avx512-vnni", baseline=True), out=whole.folder, resume=True, events=heard)
     assert heard.ran == []
     assert heard.kept == STAGES
     assert again.document == whole.document
@@ -205,7 +203,9 @@ def test_an_impossible_budget_names_the_cheapest_and_by_how_much_it_misses(
         api.distill(tight, out=tmp_path / "run", events=Heard())
 
 
-def test_plan_needs_no_run_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: Callable[..., Settings]) -> None:
+def test_plan_needs_no_run_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: Callable[..., Settings]
+) -> None:
     monkeypatch.chdir(tmp_path)
     document = api.plan(settings())
     assert document["plan"]["plan"]["precision"] == "fp16"

@@ -65,7 +65,7 @@ def _host() -> dict[str, Any]:
 def _targets() -> dict[str, dict[str, str | None]]:
     from edgekd.targets import load_targets
 
-    answers = {}
+    answers: dict[str, dict[str, str | None]] = {}
     for name, target in load_targets().items():
         missing = target.missing()
         runs = bool(target.runs_here_with) and all(_found(p) for p in target.runs_here_with)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from edgekd.commands import console
 
 if TYPE_CHECKING:
-    from edgekd.pipeline.api import RunResult
+    from edgekd.pipeline.api_result import RunResult
     from edgekd.report.document import ArtifactRow, RunReport
 
 _COLOUR = {

@@ -41,7 +41,13 @@ def export(folder: Path, *, targets: tuple[str, ...], bundle: bool, events: Even
 def planned_targets(context: Context, targets: tuple[str, ...]) -> list[TargetPlan]:
     """What to export: the asked targets, or all of the run's plan."""
     settings = context.settings.model_copy(update={"targets": targets or context.settings.targets})
-    plan = make_plan(context.profile, settings, targets=load_targets(), train_images=len(context.dataset.train))
+    plan = make_plan(
+        context.profile,
+        settings,
+        targets=load_targets(),
+        train_images=len(context.dataset.train),
+        image_size=context.dataset.preprocessing.image_size,
+    )
     return [t for t in plan.targets if t.precision is not None]
 
 

@@ -130,6 +130,7 @@ def plan_of(settings: Settings, profile: HardwareProfile, dataset: Dataset, teac
         settings,
         targets=load_targets(),
         train_images=len(dataset.train),
+        image_size=dataset.preprocessing.image_size,
         data_note=dataset.note,
         teacher=teacher.name,
     )

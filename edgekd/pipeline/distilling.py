@@ -81,7 +81,8 @@ def stage_for(
         batch_size=settings.batch_size,
         learning_rate=learning_rate or settings.learning_rate,
         weight_decay=settings.weight_decay,
-        shift_px=settings.shift_px,
+        clip_norm=settings.clip_norm,
+        shift_px=context.plan.shift_px,
         seed=context.settings.seed,
         mixed_precision=settings.mixed_precision,
     )

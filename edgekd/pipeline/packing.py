@@ -46,7 +46,7 @@ def report_of(record: RunRecord) -> RunReport:
         student=rows.student_facts(select, record.stages["distil"]["outputs"]),
         preprocessing=plan["preprocessing"],
         plan=tuple(decided["reasons"]) + tuple(select["reasons"]) + tuple(distil["notes"]),
-        recipe=record.settings.training.model_dump(mode="json") | {"epochs": decided["epochs"]},
+        recipe=record.settings.training.model_dump(mode="json") | {k: decided[k] for k in ("epochs", "shift_px")},
         candidates=tuple(documents.Candidate.model_validate(c) for c in select["candidates"]),
         trainings=tuple(rows.training(t) for t in [*distil["trainings"], *quantise["trainings"]]),
         accuracies=tuple(rows.accuracies(distil, quantise, check)),

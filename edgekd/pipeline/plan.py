@@ -14,6 +14,7 @@ from edgekd.targets.spec import Scheme, Target
 
 # Images a default run shows the student: enough for a small net to come near its teacher, minutes on a laptop CPU.
 DEFAULT_IMAGES_SEEN = 432_000
+LONG_SCHEDULE_EPOCHS = 30
 
 
 class TargetPlan(Frozen):
@@ -35,6 +36,7 @@ class Plan(Frozen):
     budgets: Budgets
     epochs: int
     qat_epochs: int
+    shift_px: int
     reasons: tuple[str, ...]
 
     @property
@@ -49,6 +51,7 @@ def make_plan(
     *,
     targets: Mapping[str, Target],
     train_images: int,
+    image_size: int,
     data_note: str = "",
     teacher: str = "",
 ) -> Plan:
@@ -65,7 +68,7 @@ def make_plan(
     )
     epochs = settings.training.epochs or default_epochs(train_images)
     reasons = (
-        f"{precision.upper()} because {_uncapitalised(profile.quantisation.why)}"
+        profile.quantisation.why
         if settings.precision in (None, profile.quantisation.preferred_precision)
         else f"{precision.upper()} because --precision asked for it (the profile prefers "
         f"{profile.quantisation.preferred_precision})",
@@ -88,6 +91,9 @@ def make_plan(
         budgets=effective_budgets(profile.budgets, settings.budgets),
         epochs=epochs,
         qat_epochs=settings.training.qat_epochs if precision == "int8" else 0,
+        shift_px=default_shift_px(epochs, image_size)
+        if settings.training.shift_px is None
+        else settings.training.shift_px,
         reasons=reasons,
     )
 
@@ -99,6 +105,16 @@ def default_epochs(train_images: int) -> int:
     (8, 69, 2)
     """
     return min(100, max(2, math.ceil(DEFAULT_IMAGES_SEEN / max(1, train_images))))
+
+
+def default_shift_px(epochs: int, image_size: int) -> int:
+    """Random shift of the training images, px. Short schedules underfit, and shifts cost them accuracy: measured on
+    Fashion-MNIST, 4 epochs without shift reached what 8 epochs with 2 px did (92.4%).
+
+    >>> default_shift_px(8, 28), default_shift_px(60, 28)
+    (0, 2)
+    """
+    return 0 if epochs < LONG_SCHEDULE_EPOCHS else image_size // 14
 
 
 def effective_budgets(budgets: Budgets, overrides: BudgetOverrides) -> Budgets:
@@ -157,16 +173,11 @@ def _refusal(target: Target, runtime: RuntimeSupport | None, precision: Precisio
 
 def _quantise_reason(precision: Precision, scheme: Scheme | None, settings: Settings) -> tuple[str, ...]:
     if precision != "int8":
-        return ("no quantisation-aware training: " + precision + " needs none",)
+        return (f"{precision} needs no quantisation-aware training",)
     return (
         f"int8 with {scheme} activations per tensor and per-channel weights; {settings.training.qat_epochs} epochs of "
         f"quantisation-aware distillation, post-training quantisation beside it ({settings.calibration_images} images)",
     )
-
-
-def _uncapitalised(text: str) -> str:
-    first, _, rest = text.partition(" ")
-    return text if first.isupper() or not first else f"{first[0].lower()}{first[1:]} {rest}"
 
 
 def as_document(plan: Plan) -> dict[str, Any]:

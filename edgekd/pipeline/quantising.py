@@ -25,7 +25,7 @@ FREEZE_RANGES_AT, FREEZE_STATISTICS_AT = 0.6, 0.7
 def quantise(context: Context) -> tuple[dict[str, Any], list[Path]]:
     """Result: the QAT history, and test accuracies of the int8 programs: `quantised` (QAT) and `ptq`."""
     if context.plan.precision != "int8":
-        why = f"{context.plan.precision} needs no training: {context.profile.quantisation.why}"
+        why = f"{context.plan.precision} needs no quantisation-aware training"
         context.events.note(f"nothing to do: {why}")
         return {"skipped": why, "trainings": [], "accuracy": {}}, []
     spec = quant_spec(context)
@@ -79,7 +79,7 @@ def program_accuracy(context: Context, program: ExportedProgram) -> dict[str, An
     split, normalise = context.dataset.test, context.dataset.preprocessing.normalise
     logits = []
     with torch.inference_mode():
-        for index in torch.arange(len(split)).split(256):
+        for index in torch.split(torch.arange(len(split)), 256):
             logits += [module(image[None]) for image in normalise(split.images(index))]
             context.events.progress("testing the int8 program", int(index[-1]) + 1, len(split), "")
     return evaluation_of(torch.from_numpy(np.concatenate([row.numpy() for row in logits])), split.labels).to_dict()

@@ -99,7 +99,7 @@ def executed_in(report: Plain) -> str:
         "tensorrt": "TensorRT",
         "null": "PyTorch",
     }
-    runtime = names.get(report["target"], report["target"])
+    runtime: str = names.get(report["target"], str(report["target"]))
     return {
         "runtime": runtime,
         "interpreted": f"{runtime} program, interpreted by PyTorch",
@@ -280,9 +280,9 @@ def is_profile_device(profile: Plain) -> bool:
 
     A machine with more features (VNNI, say) is another device: its figures would flatter the profile.
     """
-    if profile["transport"] != "local" or not profile.get("cpu_flags"):
+    if profile["transport"] != "local" or not profile["cpu_flags"]:
         return False
     flags = cpu_flags()
-    return all(flag in flags for flag in profile.get("cpu_flags")) and not any(
-        flag in flags for flag in profile.get("cpu_flags_absent", ())
+    return all(flag in flags for flag in profile["cpu_flags"]) and not any(
+        flag in flags for flag in profile["cpu_flags_absent"]
     )

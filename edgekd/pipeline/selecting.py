@@ -161,7 +161,7 @@ def _row(what: str, quantity: str, value: float, lo: float, hi: float, provenanc
 
 def lines(result: dict[str, Any]) -> list[str]:
     """The selection as sentences for people."""
-    found = result["reasons"] + [
+    found: list[str] = result["reasons"] + [
         f"{result['figures']['macs'] / 1e6:.2f} M MACs, {result['figures']['parameters'] / 1e3:.0f} k parameters"
     ]
     for row in result["predicted"]:

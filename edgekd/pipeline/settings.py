@@ -10,19 +10,20 @@ from edgekd.artifact import Frozen, Precision
 
 
 class Training(Frozen):
-    """How the student is taught. epochs None: chosen from the size of the training split."""
+    """How the student is taught. epochs, shift_px None: chosen from the size of the training split and the epochs."""
 
     epochs: int | None = Field(default=None, ge=1)
     qat_epochs: int = Field(default=2, ge=1)
     batch_size: int = Field(default=128, ge=2)
-    learning_rate: float = Field(default=0.1, gt=0)
+    learning_rate: float = Field(default=0.2, gt=0)
     qat_learning_rate: float = Field(default=0.01, gt=0)
     weight_decay: float = Field(default=5e-4, ge=0)
     temperature: float = Field(default=4.0, gt=0)
     cross_entropy_weight: float = Field(default=0.1, ge=0)
     soft_target_weight: float = Field(default=0.9, ge=0)
     hint_weight: float = Field(default=1.0, ge=0)
-    shift_px: int = Field(default=2, ge=0)
+    shift_px: int | None = Field(default=None, ge=0)
+    clip_norm: float = Field(default=5.0, gt=0)
     mixed_precision: Literal["auto", "no", "bf16"] = "auto"
 
 

@@ -13,7 +13,9 @@ from edgekd.targets import load_targets
 
 def plan_for(profile: str, **settings: object):  # type: ignore[no-untyped-def]
     chosen = Settings.model_validate({"profile": profile, **settings})
-    return make_plan(load_profile(profile), chosen, targets=load_targets(), train_images=54_000, teacher="t")
+    return make_plan(
+        load_profile(profile), chosen, targets=load_targets(), train_images=54_000, image_size=28, teacher="t"
+    )
 
 
 def test_jetson_nano_gets_fp16_with_the_reason() -> None:
@@ -55,12 +57,18 @@ def test_a_missing_default_target_is_refused_but_a_missing_asked_one_is_an_error
     targets = load_targets()
     targets["coreml"] = targets["coreml"].model_copy(update={"packages": ("no_such_package",)})
     profile = load_profile("jetson-nano")
-    plan = make_plan(profile, Settings(profile="jetson-nano"), targets=targets, train_images=10)
+    plan = make_plan(profile, Settings(profile="jetson-nano"), targets=targets, train_images=10, image_size=28)
     refused = next(t for t in plan.targets if t.target == "coreml")
     assert refused.precision is None
     assert "pip install 'edgekd[coreml]'" in refused.why
     with pytest.raises(MissingExtraError, match="needs no_such_package"):
-        make_plan(profile, Settings(profile="jetson-nano", targets=("coreml",)), targets=targets, train_images=10)
+        make_plan(
+            profile,
+            Settings(profile="jetson-nano", targets=("coreml",)),
+            targets=targets,
+            train_images=10,
+            image_size=28,
+        )
 
 
 def test_budgets_from_the_command_line_are_named() -> None:

@@ -39,14 +39,14 @@ def test_loading_what_is_not_a_program_names_the_file(tmp_path: Path) -> None:
         load_program(tmp_path / "text.pt2")
     with zipfile.ZipFile(tmp_path / "other.pt2", "w") as archive:
         archive.writestr("a.txt", "hello")
-    with pytest.raises(InputError, match=r"other\.pt2: not a torch\.export program \("):
+    with pytest.raises(InputError, match=r"other\.pt2: not a \.pt2 archive"):
         load_program(tmp_path / "other.pt2")
 
 
 def test_a_truncated_program_is_refused(make_net, tmp_path: Path) -> None:
     path = save_program(export_float(make_net(), (3, 16, 16)), tmp_path / "float.pt2")
     path.write_bytes(path.read_bytes()[:-200])
-    with pytest.raises(InputError, match=r"float\.pt2: not a torch\.export program"):
+    with pytest.raises(InputError, match=r"float\.pt2: not "):
         load_program(path)
 
 

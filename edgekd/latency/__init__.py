@@ -1,0 +1,19 @@
+"""Cost of a graph on a profile: what a model computes and moves, and the time, memory and size that makes.
+
+Everything here is a prediction from shapes and a profile's numbers; `edgekd.device_benchmarks` measures.
+"""
+
+from edgekd.latency.cost import GraphCost, OpCost
+from edgekd.latency.estimate import Estimate, ProfileCost, estimate_latency, estimate_memory_mib, estimate_size_mib
+from edgekd.latency.trace import trace_cost
+
+__all__ = [
+    "Estimate",
+    "GraphCost",
+    "OpCost",
+    "ProfileCost",
+    "estimate_latency",
+    "estimate_memory_mib",
+    "estimate_size_mib",
+    "trace_cost",
+]

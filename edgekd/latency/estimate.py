@@ -1,0 +1,142 @@
+"""Latency, memory and size predicted from a graph's cost and a profile: a roofline, labelled as what it is.
+
+Model: sum over fused kernels of max(compute time, memory time) + overhead, with the efficiencies of the profile.
+How far off it is was checked against published measurements (scripts/check_roofline.py; docs/latency.md).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from edgekd.artifact import Frozen, Precision
+from edgekd.errors import InputError
+from edgekd.latency.cost import GraphCost
+from edgekd.profile import ComputeUnit, HardwareProfile
+
+BYTES_PER_ELEMENT: dict[Precision, int] = {"fp32": 4, "fp16": 2, "int8": 1}
+
+# Measured over predicted lies in these bounds for four networks of five. Evidence (scripts/check_roofline.py; the table is
+# in docs/latency.md): constants fitted to other networks of the same silicon, 10 to 90 % of 95 rows on 6 devices are
+# 0.50 to 2.16 (81 % covered); constants borrowed from other devices, 283 rows on 12 devices, 0.49 to 2.35 (86 %).
+INTERVAL_FACTORS: dict[Literal["fitted", "assumed"], tuple[float, float]] = {
+    "fitted": (0.5, 2.2),
+    "assumed": (0.4, 2.5),
+}
+
+# Runtime footprint in MiB = base + factor * (weights + peak activations). Measured on x86 for ONNX Runtime and OpenVINO
+# (resident-set growth of 8 nets, fp32); the others are taken as ONNX Runtime's, for want of a measurement.
+_FOOTPRINT_MIB: dict[str, tuple[float, float]] = {"onnxruntime": (10.0, 2.7), "openvino": (44.0, 2.6)}
+_MIB = 2.0**20
+_GRAPH_BYTES_PER_KERNEL = 2048
+
+
+class Estimate(Frozen):
+    """A predicted latency at batch 1. lo_ms to hi_ms should hold the measured median of four models out of five."""
+
+    p50_ms: float
+    lo_ms: float
+    hi_ms: float
+    provenance: str
+    kind: Literal["predicted"] = "predicted"
+
+
+class ProfileCost:
+    """What one compute unit of a device charges per kernel: the cost model that a student search asks.
+
+    >>> from edgekd.profile import load_profile
+    >>> nano = ProfileCost(load_profile("jetson-nano"), unit="gpu", precision="fp16", runtime="tensorrt")
+    >>> nano.kernel_ms("conv", 2_000_000, 0) > nano.kernel_ms("conv", 1_000_000, 0)
+    True
+    """
+
+    def __init__(self, profile: HardwareProfile, *, unit: str, precision: Precision, runtime: str) -> None:
+        self._engine = profile.unit(unit)
+        self._precision, self._runtime = precision, runtime
+        arithmetic(self._engine, precision)  # refuse at the door, not at the first kernel
+        self.p90_over_p50 = profile.p90_over_p50
+
+    def kernel_ms(self, kind: str, macs: int, moved_elements: int) -> float:
+        """Median milliseconds of one fused kernel at batch 1."""
+        return kernel_seconds(kind, macs, moved_elements, unit=self._engine, precision=self._precision) * 1e3
+
+    def memory_mib(self, weight_elements: int, peak_activation_elements: int) -> float:
+        """Growth of the process in MiB when the runtime loads and runs the model."""
+        return footprint_mib(weight_elements + peak_activation_elements, self._precision, self._runtime)
+
+    def size_mib(self, weight_elements: int, kernels: int) -> float:
+        """Size of the artifact in MiB."""
+        return artifact_mib(weight_elements, kernels, self._precision)
+
+
+def estimate_latency(cost: GraphCost, profile: HardwareProfile, *, unit: str, precision: Precision) -> Estimate:
+    """Roofline time of one forward pass on a compute unit of a device.
+
+    Unit: ms. Never faster for more multiply-adds, more bytes or less bandwidth.
+    Raises: InputError: the device has no such unit, or the unit has no path at that precision.
+
+    >>> from edgekd.latency.cost import OpCost
+    >>> from edgekd.profile import load_profile
+    >>> op = OpCost(kind="conv", name="c", macs=10**9)
+    >>> cost = GraphCost(ops=(op,), parameters=0, peak_activation_elements=0)
+    >>> estimate_latency(cost, load_profile("jetson-nano"), unit="gpu", precision="fp16").provenance
+    'roofline, uncalibrated'
+    """
+    engine = profile.unit(unit)
+    seconds = sum(
+        kernel_seconds(op.kind, op.macs, op.moved_elements, unit=engine, precision=precision) for op in cost.ops
+    )
+    low, high = INTERVAL_FACTORS["fitted" if engine.fitted_rows else "assumed"]
+    p50_ms = seconds * 1e3
+    return Estimate(p50_ms=p50_ms, lo_ms=p50_ms * low, hi_ms=p50_ms * high, provenance="roofline, uncalibrated")
+
+
+def kernel_seconds(kind: str, macs: int, moved_elements: int, *, unit: ComputeUnit, precision: Precision) -> float:
+    """Roofline time of one kernel in seconds. Raises: InputError: the unit has no path at that precision."""
+    peak_gops, bytes_per_element = arithmetic(unit, precision)
+    efficiency = unit.depthwise_efficiency if kind == "depthwise" else unit.efficiency
+    compute_s = 2 * macs / (peak_gops * 1e9 * efficiency)
+    memory_s = moved_elements * bytes_per_element / (unit.dram_gb_per_s * 1e9)
+    return max(compute_s, memory_s) + unit.kernel_overhead_us * 1e-6
+
+
+def arithmetic(unit: ComputeUnit, precision: Precision) -> tuple[float, int]:
+    """Peak in 1e9 operations per second and bytes per element of what really runs.
+
+    An fp16 file on a unit without fp16 arithmetic is unpacked once and runs in fp32. int8 without an int8 path is an
+    error: some runtimes refuse it, the others emulate it slowly.
+    """
+    runs: Precision = "fp32" if precision == "fp16" and unit.peak_fp16_gflops is None else precision
+    peak_gops = unit.peak_gops(runs)
+    if peak_gops is None:
+        have = ", ".join(p for p in BYTES_PER_ELEMENT if unit.peak_gops(p))
+        raise InputError(f"no {precision} path", where=f"unit '{unit.kind}' ({unit.name})", fix=f"it runs: {have}")
+    return peak_gops, BYTES_PER_ELEMENT[runs]
+
+
+def estimate_size_mib(cost: GraphCost, precision: Precision) -> float:
+    """Predicted artifact size in MiB; see `artifact_mib`."""
+    return artifact_mib(cost.weight_elements, len(cost.ops), precision)
+
+
+def estimate_memory_mib(cost: GraphCost, precision: Precision, runtime: str) -> float:
+    """Predicted growth of the process in MiB when a runtime loads and runs the model; see `footprint_mib`."""
+    return footprint_mib(cost.weight_elements + cost.peak_activation_elements, precision, runtime)
+
+
+def artifact_mib(weight_elements: int, kernels: int, precision: Precision) -> float:
+    """Weights at the precision and 2 KiB of graph per kernel, in MiB.
+
+    >>> artifact_mib(2**20, 0, "fp16")
+    2.0
+    """
+    return (weight_elements * BYTES_PER_ELEMENT[precision] + kernels * _GRAPH_BYTES_PER_KERNEL) / _MIB
+
+
+def footprint_mib(elements: int, precision: Precision, runtime: str) -> float:
+    """base + factor * (weights + peak live activations) in MiB, with the runtime's constants.
+
+    >>> footprint_mib(0, "fp32", "openvino")
+    44.0
+    """
+    base_mib, factor = _FOOTPRINT_MIB.get(runtime, _FOOTPRINT_MIB["onnxruntime"])
+    return base_mib + factor * elements * BYTES_PER_ELEMENT[precision] / _MIB

@@ -1,0 +1,96 @@
+"""What a search hands back: the student, what it is predicted to cost, and who came close; or why nothing fits."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from edgekd.artifact import Frozen
+from edgekd.students.spec import StudentSpec
+
+
+class Limits(Frozen):
+    """Upper bounds a student must keep. macs: a fraction of the teacher's (a student as big as its teacher is none)."""
+
+    latency_p90_ms: float = Field(gt=0)
+    peak_memory_mib: float = Field(gt=0)
+    artifact_size_mib: float = Field(gt=0)
+    macs: int = Field(gt=0)
+
+
+class Figures(Frozen):
+    """Predicted cost of one student on the device; latency_p90_ms is the p50 times the profile's p90/p50.
+
+    parameters: weights and biases once batch norms are folded. activation_elements: read and
+    written over all kernels.
+    """
+
+    kind: Literal["predicted"] = "predicted"
+    latency_p50_ms: float
+    latency_p90_ms: float
+    peak_memory_mib: float
+    artifact_size_mib: float
+    macs: int
+    parameters: int
+    activation_elements: int
+    kernels: int
+
+    def overruns(self, limits: Limits) -> dict[str, float]:
+        """By what factor each limit is missed, worst first; empty when all are kept.
+
+        >>> figures = Figures(latency_p50_ms=2, latency_p90_ms=3, peak_memory_mib=1, artifact_size_mib=1, macs=10,
+        ...                   parameters=5, activation_elements=9, kernels=3)
+        >>> figures.overruns(Limits(latency_p90_ms=1.5, peak_memory_mib=8, artifact_size_mib=8, macs=8))
+        {'latency_p90_ms': 2.0, 'macs': 1.25}
+        """
+        ratios = {name: getattr(self, name) / bound for name, bound in limits.model_dump().items()}
+        return dict(sorted(((n, r) for n, r in ratios.items() if r > 1), key=lambda item: -item[1]))
+
+
+class Candidate(Frozen):
+    """A student, its predicted cost, and its capacity score (a prior: higher is probably more accurate)."""
+
+    spec: StudentSpec
+    figures: Figures
+    score: float
+
+
+class Selection(Frozen):
+    """The best candidates that keep every limit, best first. considered, fitting: how many students were looked at."""
+
+    top: tuple[Candidate, ...] = Field(min_length=1)
+    limits: Limits
+    considered: int
+    fitting: int
+
+    @property
+    def chosen(self) -> Candidate:
+        """The student to train."""
+        return self.top[0]
+
+
+class Infeasible(Frozen):
+    """No student keeps every limit. cheapest: the one that misses by least; binding: the limit it misses most."""
+
+    cheapest: Candidate
+    limits: Limits
+    considered: int
+
+    @property
+    def overruns(self) -> dict[str, float]:
+        """By what factor the cheapest candidate misses each limit, worst first."""
+        return self.cheapest.figures.overruns(self.limits)
+
+    @property
+    def binding(self) -> str:
+        """The limit that is missed most."""
+        return next(iter(self.overruns))
+
+    def explain(self) -> str:
+        """One line: the binding limit, what the cheapest student needs, and by how much it misses."""
+        figures, limits = self.cheapest.figures.model_dump(), self.limits.model_dump()
+        misses = [
+            f"{name} {figures[name]:.4g} > {limits[name]:.4g} (x{ratio:.2f})" for name, ratio in self.overruns.items()
+        ]
+        return f"no student of {self.considered} fits; the cheapest misses {', '.join(misses)}"
