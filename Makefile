@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed-$(shell sha256sum pyproject.toml | cut -c1-12)
+STAMP := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | sha256sum | cut -c1-12)
 
 .PHONY: quickstart check format install test clean
 
@@ -11,7 +11,7 @@ $(STAMP):
 	$(PYTHON) -m venv $(VENV)
 	@echo "installing edgekd and every runtime into $(VENV) (about 3 minutes) ..."
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'setuptools>=77' wheel
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
 # The environment may be shared between clones (VENV=...): point its editable install at this one.

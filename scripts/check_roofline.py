@@ -16,7 +16,7 @@ import json
 import random
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from scipy.optimize import minimize
@@ -132,7 +132,7 @@ def kernels_of(name: str, resolution: int, costs: dict[str, Any]) -> list[tuple[
     key = f"{name}@{resolution}"
     if key not in costs:
         costs[key] = _trace(name, resolution)
-    return costs[key]
+    return cast("list[tuple[str, int, int]] | None", costs[key])
 
 
 def _trace(name: str, resolution: int) -> list[tuple[str, int, int]] | None:

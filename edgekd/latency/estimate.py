@@ -15,9 +15,9 @@ from edgekd.profile import ComputeUnit, HardwareProfile
 
 BYTES_PER_ELEMENT: dict[Precision, int] = {"fp32": 4, "fp16": 2, "int8": 1}
 
-# Measured over predicted lies in these bounds for four networks of five. Evidence (scripts/check_roofline.py; the table is
-# in docs/latency.md): constants fitted to other networks of the same silicon, 10 to 90 % of 95 rows on 6 devices are
-# 0.50 to 2.16 (81 % covered); constants borrowed from other devices, 283 rows on 12 devices, 0.49 to 2.35 (86 %).
+# Measured over predicted lies in these bounds for four networks of five. Evidence: scripts/check_roofline.py, with the
+# table in docs/latency.md. Constants fitted to other networks of the same silicon: 10 to 90 % of 95 rows on 6 devices
+# are 0.50 to 2.16 (81 % covered); constants borrowed from other devices, 283 rows on 12: 0.49 to 2.35 (86 %).
 INTERVAL_FACTORS: dict[Literal["fitted", "assumed"], tuple[float, float]] = {
     "fitted": (0.5, 2.2),
     "assumed": (0.4, 2.5),

@@ -23,7 +23,7 @@ class Family(Frozen):
     """One kind of body, laid out as EfficientNetV2: dense (`fused`) stages first, inverted residuals after them.
 
     The first dense stage has no expansion, later ones `fused_expansion`. At equal multiply-adds dense blocks train some
-    4 times faster on a CPU, because they write a third of the activations, and reach a higher fraction of a GPU's peak;
+    3 times faster on a CPU, because they write a third of the activations, and reach a higher fraction of a GPU's peak;
     inverted ones do more with fewer weights. Source: Tan & Le 2021, "EfficientNetV2", section 3.2 and table 4.
     """
 
