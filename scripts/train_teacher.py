@@ -61,7 +61,7 @@ def train(args: argparse.Namespace) -> None:
         "mean": list(pre.mean),
         "std": list(pre.std),
         "data": dataset.name,
-        "recipe": f"SGD one-cycle lr {args.lr}, {args.epochs:g} epochs, batch {training.batch_size}, label smoothing 0.05",
+        "recipe": f"SGD one-cycle lr {args.lr}, {args.epochs:g} epochs, label smoothing 0.05",
         "seed": args.seed,
         "test_top1": found.top1,
         "test_n": found.n,

@@ -13,7 +13,7 @@ from edgekd.profile import Budgets, HardwareProfile, RuntimeSupport
 from edgekd.targets.spec import Scheme, Target
 
 # Images a default run shows the student: enough for a small net to come near its teacher, minutes on a laptop CPU.
-DEFAULT_IMAGES_SEEN = 432_000
+DEFAULT_IMAGES_SEEN = 330_000
 LONG_SCHEDULE_EPOCHS = 30
 
 
@@ -101,8 +101,8 @@ def make_plan(
 def default_epochs(train_images: int) -> int:
     """Epochs that show about `DEFAULT_IMAGES_SEEN` images, between 2 and 100.
 
-    >>> default_epochs(54_000), default_epochs(6_300), default_epochs(1_300_000)
-    (8, 69, 2)
+    >>> default_epochs(55_000), default_epochs(6_300), default_epochs(1_300_000)
+    (6, 53, 2)
     """
     return min(100, max(2, math.ceil(DEFAULT_IMAGES_SEEN / max(1, train_images))))
 

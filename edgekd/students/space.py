@@ -83,7 +83,7 @@ class SearchSpace(Frozen):
     def spec(self, family: Family, width: float, depths: tuple[int, ...]) -> StudentSpec:
         """One student: the family at a width, with a depth for every stage."""
         stem_stride, *strides = self.strides
-        channels = [_multiple_of_8(width * base) for base in _BASE_CHANNELS[: len(strides)]]
+        channels = [_multiple_of_16(width * base) for base in _BASE_CHANNELS[: len(strides)]]
         stages = [
             self._stage(family, index, channels=channel, stride=stride, depth=depth)
             for index, (channel, stride, depth) in enumerate(zip(channels, strides, depths, strict=True))
@@ -93,10 +93,10 @@ class SearchSpace(Frozen):
             image_size=self.image_size,
             in_channels=self.in_channels,
             num_classes=self.num_classes,
-            stem_channels=_multiple_of_8(width * 12),
+            stem_channels=_multiple_of_16(width * 12),
             stem_stride=stem_stride,
             stages=tuple(stages),
-            head_channels=_multiple_of_8(2 * channels[-1]),
+            head_channels=_multiple_of_16(2 * channels[-1]),
             activation=self.activation,
         )
 
@@ -114,8 +114,13 @@ class SearchSpace(Frozen):
         )
 
 
-def _multiple_of_8(channels: float) -> int:
-    return max(8, int(channels / 8 + 0.5) * 8)
+def _multiple_of_16(channels: float) -> int:
+    """Matrix units (AMX tiles, tensor cores, int8 dot products) waste what is not a multiple of 16 or 32.
+
+    Measured at 28 px, batch 128, bf16, 2 x86 threads with AMX, in one run: a body of 24 and 48 channels (9.0 MMACs)
+    took 1.5 times the training step of one of 32 and 64 channels (9.5 MMACs).
+    """
+    return max(16, int(channels / 16 + 0.5) * 16)
 
 
 def _spread(depths: tuple[int, ...], stages: int) -> tuple[int, ...]:
