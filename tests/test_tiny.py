@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -217,3 +219,32 @@ def test_more_targets_can_be_exported_from_a_finished_run(whole: api.RunResult) 
     result = api.export(whole.folder, targets=("null",), bundle=True, events=Heard())
     assert not result.failed
     assert bundle.verify(whole.folder / "bundle.zip").ok
+
+
+@pytest.mark.slow
+def test_torchrun_trains_on_two_processes_and_only_the_first_writes(
+    tmp_path: Path, settings: Callable[..., Settings]
+) -> None:
+    chosen = settings(training={"epochs": 1, "batch_size": 32})
+    (tmp_path / "settings.json").write_text(chosen.model_dump_json())
+    script = tmp_path / "train.py"
+    script.write_text(
+        "import sys\nfrom pathlib import Path\n"
+        "from edgekd.pipeline import api\nfrom edgekd.pipeline.settings import Settings\n"
+        "chosen = Settings.model_validate_json(Path(sys.argv[1]).read_text())\n"
+        "result = api.distill(chosen, out=Path(sys.argv[2]))\n"
+        "print('DONE', bool(result.document))\n"
+    )
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29577"]
+    done = subprocess.run(
+        [*torchrun, str(script), str(tmp_path / "settings.json"), str(tmp_path / "run")],
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert sorted(line for line in done.stdout.splitlines() if "DONE" in line) == ["DONE False", "DONE True"]
+    training = json.loads((tmp_path / "run" / "distil.json").read_text())["trainings"][0]
+    assert training["processes"] == 2
+    assert bundle.verify(tmp_path / "run" / "bundle.zip").ok

@@ -69,6 +69,8 @@ def distill(  # noqa: PLR0913 - a command's options are its parameters
 
     with TerminalEvents() as events:
         result = api.distill(settings, out=out, resume=resume, dry_run=dry_run, events=events)
+    if not result.document:  # a process that torchrun started to help the first one
+        return
     if json:
         console.print_json(result.document)
     elif dry_run:

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from edgekd.pipeline import again, planning, record, run, selecting
+from edgekd.pipeline import again, following, planning, record, run, selecting
 from edgekd.pipeline.api_result import RunResult
 from edgekd.pipeline.context import context_of, load_inputs, plan_of
 from edgekd.pipeline.events import Events, Silent
@@ -29,8 +29,11 @@ def distill(
     Raises: InputError and others of edgekd.errors; what was finished before stays, and `resume` goes on from there.
     """
     profile = load_profile(settings.profile)
+    following.shared_folder(out)
     folder = out or (record.latest(RUNS, profile.name) if resume else record.next_free(RUNS, profile.name))
     folder = folder.resolve()
+    if following.rank() > 0:
+        return _follow(settings, folder, dry_run=dry_run)
     existing = record.resume(folder, settings) if resume else None
     if existing is None:
         record.check_free(folder)
@@ -41,6 +44,14 @@ def distill(
     with record.exclusive(folder):
         run.run_stages(context, last="select" if dry_run else "bundle")
     return _result(run_record, dry_run=dry_run)
+
+
+def _follow(settings: Settings, folder: Path, *, dry_run: bool) -> RunResult:
+    if not dry_run:
+        inputs = load_inputs(settings)
+        base = run.base_inputs(settings, inputs)
+        following.follow(folder, settings, inputs, base, [stage.name for stage in run.STAGES[:4]])
+    return RunResult(folder, {}, failed=False)
 
 
 def _result(run_record: record.RunRecord, *, dry_run: bool) -> RunResult:

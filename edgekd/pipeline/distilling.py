@@ -18,26 +18,25 @@ from edgekd.students import build
 
 def distil(context: Context) -> tuple[dict[str, Any], list[Path]]:
     """Result: histories and test accuracies of teacher, student and, on request, the student without its teacher."""
+    students, trainings, notes = train_all(context)
+    weights = save_weights(students["student"], context.folder / "student.safetensors")
+    models = {"teacher": context.teacher_module, **students}
+    accuracy = {who: test_accuracy(context, model) for who, model in models.items()}
+    for who, found in accuracy.items():
+        context.events.note(f"{who}: test top-1 {found['top1']:.2%} of {found['n']}")
+    return {"trainings": trainings, "notes": notes, "accuracy": accuracy}, [weights]
+
+
+def train_all(context: Context) -> tuple[dict[str, nn.Module], list[dict[str, Any]], list[str]]:
+    """The student, and with --baseline its twin without a teacher, trained: models, histories, notes."""
     student = build_student(context)
     terms, notes = terms_for(context, student)
-    result = teach(context, stage_for(context, "distil", student, terms))
-    weights = save_weights(student, context.folder / "student.safetensors")
-    document: dict[str, Any] = {
-        "trainings": [result],
-        "notes": notes,
-        "accuracy": {
-            "teacher": test_accuracy(context, context.teacher_module),
-            "student": test_accuracy(context, student),
-        },
-    }
+    students, trainings = {"student": student}, [teach(context, stage_for(context, "distil", student, terms))]
     if context.settings.baseline:
-        alone = build_student(context)
-        labels_only = [Term(CrossEntropy())]
-        document["trainings"].append(teach(context, stage_for(context, "baseline", alone, labels_only)))
-        document["accuracy"]["baseline"] = test_accuracy(context, alone)
-    for who, accuracy in document["accuracy"].items():
-        context.events.note(f"{who}: test top-1 {accuracy['top1']:.2%} of {accuracy['n']}")
-    return document, [weights]
+        students["baseline"] = build_student(context)
+        alone = stage_for(context, "baseline", students["baseline"], [Term(CrossEntropy())])
+        trainings.append(teach(context, alone))
+    return students, trainings, notes
 
 
 def build_student(context: Context) -> nn.Module:

@@ -28,13 +28,9 @@ def quantise(context: Context) -> tuple[dict[str, Any], list[Path]]:
         why = f"{context.plan.precision} needs no quantisation-aware training"
         context.events.note(f"nothing to do: {why}")
         return {"skipped": why, "trainings": [], "accuracy": {}}, []
-    spec = quant_spec(context)
-    student, batches = (
-        context.student(),
-        calibration_batches(context.dataset, context.settings.calibration_images, seed=context.settings.seed),
-    )
-    after = ptq(student, batches, spec)
-    trained, history = train(context, student, spec, batches[0])
+    spec, batches = quant_spec(context), calibration(context)
+    after = ptq(context.student(), batches, spec)
+    trained, history = train(context, context.student(), spec, batches[0])
     program = convert(trained)
     path = save_program(program, context.program("int8"))
     accuracy = {"quantised": program_accuracy(context, program), "ptq": program_accuracy(context, after)}
@@ -43,6 +39,17 @@ def quantise(context: Context) -> tuple[dict[str, Any], list[Path]]:
             f"int8 {'after QAT' if who == 'quantised' else 'by PTQ'}: test top-1 {found['top1']:.2%} of {found['n']}"
         )
     return {"trainings": [history], "accuracy": accuracy, "spec": spec.model_dump(mode="json")}, [path]
+
+
+def train_again(context: Context) -> None:
+    """Only the training of this stage, as a process that follows takes part in it."""
+    if context.plan.precision == "int8":
+        train(context, context.student(), quant_spec(context), calibration(context)[0])
+
+
+def calibration(context: Context) -> list[torch.Tensor]:
+    """The calibration batches of this run: from the training split, stratified."""
+    return calibration_batches(context.dataset, context.settings.calibration_images, seed=context.settings.seed)
 
 
 def quant_spec(context: Context) -> QuantSpec:

@@ -10,8 +10,9 @@ from typing import Any
 
 import edgekd
 from edgekd.pipeline import checking, distilling, exporting, measuring, packing, planning, quantising, selecting
-from edgekd.pipeline.context import Context
+from edgekd.pipeline.context import Context, Inputs
 from edgekd.pipeline.record import fingerprint
+from edgekd.pipeline.settings import Settings
 
 Work = Callable[[Context], tuple[dict[str, Any], list[Path]]]
 
@@ -39,7 +40,7 @@ STAGES = (
 
 def run_stages(context: Context, *, last: str = "bundle") -> None:
     """Do what is not yet done, up to the stage called `last`."""
-    inputs = base_inputs(context)
+    inputs = base_inputs(context.settings, context)
     for number, stage in enumerate(STAGES, start=1):
         if context.record.intact(stage.name, inputs):
             context.events.skipped(number, len(STAGES), stage.title)
@@ -54,14 +55,14 @@ def run_stages(context: Context, *, last: str = "bundle") -> None:
         inputs = fingerprint([inputs, context.record.digest(stage.name)])
 
 
-def base_inputs(context: Context) -> str:
+def base_inputs(settings: Settings, inputs: Inputs | Context) -> str:
     """Hash of everything the first stage depends on: settings, profile, data, teacher, version."""
     return fingerprint(
         [
             edgekd.__version__,
-            context.settings.model_dump(mode="json"),
-            context.profile.model_dump(mode="json"),
-            context.dataset.fingerprint,
-            context.teacher.fingerprint,
+            settings.model_dump(mode="json"),
+            inputs.profile.model_dump(mode="json"),
+            inputs.dataset.fingerprint,
+            inputs.teacher.fingerprint,
         ]
     )
