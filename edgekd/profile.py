@@ -113,8 +113,8 @@ class HardwareProfile(Table):
     """A device. The first runtime is the one a bundle is made for; the others are legal too.
 
     p90_over_p50: how much slower the 90th percentile is than the median on this device (headroom for the budget).
-    cpu_flags, cpu_flags_absent: for a local profile, what the kernel of a host must and must not report to be this device
-    (a machine with more is another device: its figures would flatter the profile). Without flags no host is.
+    cpu_flags, cpu_flags_absent: for a local profile, what the kernel of a host must and must not report to be this
+    device (a machine with more is another device: its figures would flatter the profile). Without flags no host is.
     """
 
     name: str
