@@ -38,7 +38,7 @@ import json, sys
 from pathlib import Path
 from edgekd.export.request import ExportRequest
 from edgekd.export.worker import convert
-requests = [ExportRequest.model_validate(document) for document in json.loads(Path(sys.argv[1]).read_text())]
+requests = [ExportRequest.model_validate_json(json.dumps(d)) for d in json.loads(Path(sys.argv[1]).read_text())]
 for request in requests:
     request.out.mkdir(parents=True)
 Path(sys.argv[2]).write_text(json.dumps([convert(request) for request in requests]))
@@ -75,7 +75,8 @@ def device(name: str, version: str, capability: str, opset_max: int) -> Hardware
     cpu_runtimes = tuple(r for r in nano.runtimes if r.target != "tensorrt")
     limits = {"onnx_ir_version_max": None, "precisions": ("fp32", "fp16", "int8")}
     gpu_runtime = nano.primary.model_copy(update={**changed, **limits})
-    return nano.model_copy(update={"name": name, "runtimes": (gpu_runtime, *cpu_runtimes)})
+    units = tuple(u.model_copy(update={"peak_int8_gops": 20_000.0}) if u.kind == "gpu" else u for u in nano.units)
+    return nano.model_copy(update={"name": name, "units": units, "runtimes": (gpu_runtime, *cpu_runtimes)})
 
 
 NANO = load_profile("jetson-nano")
