@@ -8,14 +8,16 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from typing import Annotated
+from typing import Annotated, Any
 
-import click
 import typer
 
 from edgekd import __version__
 from edgekd.commands import distill, doctor, estimate, export, plan, profile, profiles, verify
 from edgekd.errors import EdgekdError
+
+# typer carries a click of its own from 0.20 on; the base of its usage errors is public under another name there.
+_USAGE_ERRORS: Any = getattr(typer, "TyperException", None) or typer.BadParameter.__mro__[2]
 
 app = typer.Typer(
     name="edgekd",
@@ -64,12 +66,12 @@ def run(argv: list[str]) -> int:
     try:
         result = app(arguments, standalone_mode=False)
         return result if isinstance(result, int) else 0
-    except click.ClickException as error:
+    except _USAGE_ERRORS as error:
         error.show()
         return 2
     except EdgekdError as error:
         return _fail(str(error), error.exit_code, debug=debug)
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         return _fail("interrupted; a run goes on with the same command and --resume", 130, debug=debug)
     except BrokenPipeError:  # `edgekd ... | head` is not an error
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
