@@ -33,7 +33,10 @@ def quantise(context: Context) -> tuple[dict[str, Any], list[Path]]:
     trained, history = train(context, context.student(), spec, batches[0])
     program = convert(trained)
     path = save_program(program, context.program("int8"))
-    accuracy = {"quantised": program_accuracy(context, program), "ptq": program_accuracy(context, after)}
+    accuracy = {
+        "quantised": program_accuracy(context, program, "QAT"),
+        "ptq": program_accuracy(context, after, "PTQ"),
+    }
     for who, found in accuracy.items():
         context.events.note(
             f"int8 {'after QAT' if who == 'quantised' else 'by PTQ'}: test top-1 {found['top1']:.2%} of {found['n']}"
@@ -80,7 +83,7 @@ def train(
     return qat, teach(context, stage)
 
 
-def program_accuracy(context: Context, program: ExportedProgram) -> dict[str, Any]:
+def program_accuracy(context: Context, program: ExportedProgram, which: str) -> dict[str, Any]:
     """Test accuracy of a batch-1 program, run in torch as it is: the figure that every runtime is compared with."""
     module = program.module()
     split, normalise = context.dataset.test, context.dataset.preprocessing.normalise
@@ -88,5 +91,5 @@ def program_accuracy(context: Context, program: ExportedProgram) -> dict[str, An
     with torch.inference_mode():
         for index in torch.split(torch.arange(len(split)), 256):
             logits += [module(image[None]) for image in normalise(split.images(index))]
-            context.events.progress("testing the int8 program", int(index[-1]) + 1, len(split), "")
+            context.events.progress(f"testing int8 ({which})", int(index[-1]) + 1, len(split), "")
     return evaluation_of(torch.from_numpy(np.concatenate([row.numpy() for row in logits])), split.labels).to_dict()

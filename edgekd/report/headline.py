@@ -19,14 +19,15 @@ class Figure(Document):
 
 def deployed_accuracy(report: RunReport) -> Accuracy | None:
     """Top-1 of what will run: the primary artifact in its runtime, else the quantised student, else the float."""
-    primary = report.primary
+    primary, student = report.primary, report.accuracy("student")
     if primary is not None:
         own = [row for row in report.accuracies if row.artifact == primary.name and row.split == "test"]
-        if own:
+        # An interpreted artifact sees fewer images than the teacher did: two figures of other images do not compare.
+        if own and (student is None or own[0].n >= student.n):
             return own[0]
         if primary.precision == "int8" and (quantised := report.accuracy("quantised")) is not None:
             return quantised
-    return report.accuracy("student")
+    return student
 
 
 def speed_counts(report: RunReport, row: RatioRow) -> bool:
