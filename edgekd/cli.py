@@ -19,6 +19,9 @@ from edgekd.errors import EdgekdError
 # typer carries a click of its own from 0.20 on; the base of its usage errors is public under another name there.
 _USAGE_ERRORS: Any = getattr(typer, "TyperException", None) or typer.BadParameter.__mro__[2]
 
+INTERRUPTED = 130
+_GO_ON = "interrupted; a run goes on with the same command and --resume"
+
 app = typer.Typer(
     name="edgekd",
     help="Budget -> student -> distillation and quantisation -> export -> measured. "
@@ -65,6 +68,8 @@ def run(argv: list[str]) -> int:
     arguments = [a for a in argv if a != "--debug"]
     try:
         result = app(arguments, standalone_mode=False)
+        if result == INTERRUPTED:  # typer turns Ctrl-C into this code by itself, without a word
+            return _fail(_GO_ON, INTERRUPTED, debug=debug)
         return result if isinstance(result, int) else 0
     except _USAGE_ERRORS as error:
         error.show()
@@ -72,7 +77,7 @@ def run(argv: list[str]) -> int:
     except EdgekdError as error:
         return _fail(str(error), error.exit_code, debug=debug)
     except (KeyboardInterrupt, typer.Abort):
-        return _fail("interrupted; a run goes on with the same command and --resume", 130, debug=debug)
+        return _fail(_GO_ON, INTERRUPTED, debug=debug)
     except BrokenPipeError:  # `edgekd ... | head` is not an error
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

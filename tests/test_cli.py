@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -105,3 +106,16 @@ def test_doctor_gives_one_json_document() -> None:
     done = edgekd("doctor", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["packages"]["core"]["torch"]
+
+
+def test_ctrl_c_is_one_line_and_exit_130(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "edgekd", "distill", "--profile", "jetson-nano", "--target", "null"]
+    with subprocess.Popen([*command, "--out", str(tmp_path / "run")], stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        first = process.stderr.readline()  # the run has begun
+        process.send_signal(signal.SIGINT)
+        rest = process.stderr.read()
+    assert first.startswith("[1/8]")
+    assert process.returncode == 130
+    assert rest.strip().splitlines()[-1].startswith("error: interrupted; a run goes on")
+    assert "Traceback" not in rest
