@@ -48,14 +48,14 @@ def export_all(
 ) -> list[ExportOutcome]:
     """Convert every request, `jobs` at a time, and report each in the order asked; a failure does not stop the others.
 
-    on_done: called as each ends, from the thread that ran it. Ctrl-C ends every running converter, then propagates.
+    on_done: called as each ends of itself, from the thread that ran it. Ctrl-C ends every running converter, then propagates.
     """
     cancelled = threading.Event()
     threads = max(1, _cores() // max(1, jobs))
 
     def one(pair: tuple[ExportRequest, Path]) -> ExportOutcome:
         outcome = _outcome(pair[0], log=pair[1], threads=threads, cancelled=cancelled)
-        if on_done is not None:
+        if on_done is not None and not cancelled.is_set():
             on_done(outcome)
         return outcome
 

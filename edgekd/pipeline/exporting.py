@@ -126,8 +126,6 @@ def run_requests(context: Context, requests: list[ExportRequest]) -> list[Export
     """Convert in parallel, telling each end as it comes."""
 
     def tell(outcome: ExportOutcome) -> None:
-        if "was cancelled" in outcome.reason:
-            return  # the user stopped the run: the command's own line says so
         size = f"{outcome.artifact.size_bytes / 1024:.0f} KiB" if outcome.artifact else outcome.reason
         context.events.note(f"{outcome.target} {outcome.precision}: {outcome.state}, {size} ({outcome.wall_s:.0f} s)")
 
