@@ -48,7 +48,7 @@ def export_all(
 ) -> list[ExportOutcome]:
     """Convert every request, `jobs` at a time, and report each in the order asked; a failure does not stop the others.
 
-    on_done: called as each ends of itself, from the thread that ran it. Ctrl-C ends every running converter, then propagates.
+    on_done: called as each ends of itself, from its thread. Ctrl-C ends every running converter, then propagates.
     """
     cancelled = threading.Event()
     threads = max(1, _cores() // max(1, jobs))
