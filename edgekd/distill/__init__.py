@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edgekd.distill.checkpoint import best_path, last_path, student_weights
-from edgekd.distill.evaluate import Evaluation, evaluate, evaluation_of, wilson_interval
+from edgekd.distill.evaluate import Evaluation, evaluate, evaluation_of
 from edgekd.distill.interrupts import Interrupted
 from edgekd.distill.loop import run_stage
 from edgekd.distill.losses import CrossEntropy, Hint, SoftTarget, soft_target_kl
@@ -41,5 +41,4 @@ __all__ = [
     "run_stage",
     "soft_target_kl",
     "student_weights",
-    "wilson_interval",
 ]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from edgekd.distill.batches import Batch, seed_of
 from edgekd.distill.sources import Live, Signals, Source
 from edgekd.distill.stage import Stage
+from edgekd.distill.terms import Context
 from edgekd.errors import InputError
 
 
@@ -69,9 +70,15 @@ def bind(stage: Stage, students: Mapping[str, Live], sources: Mapping[str, Sourc
         mine, theirs = said[term.student].map(Tensor.float), said[term.source or term.student].map(Tensor.float)
         # Projectors start the same in every process and with every teacher, whatever was drawn before.
         torch.manual_seed(seed_of(stage.training.seed, "build", term.label))
+        models = [_model_of({**sources, **students}[name]) for name in (term.student, term.source or term.student)]
         try:
+            term.loss.prepare(Context(stage.dataset.train.labels, stage.training.seed, *models))
             term.loss.build(mine, theirs)
         except InputError as error:
             raise stage.error(f"term '{term.label}': {error.what}", error.fix) from error
         term.loss.to(batch.images.device).train()
     return Ensemble(stage, students)
+
+
+def _model_of(source: Source) -> nn.Module | None:
+    return source.model if isinstance(source, Live) else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +13,7 @@ from edgekd.data.dataset import Split
 from edgekd.data.preprocessing import Preprocessing
 from edgekd.distill.sources import device_of, evaluating, logits_of, use_channels_last
 from edgekd.errors import CheckError, InputError
-
-Z95 = 1.959963984540054
+from edgekd.statistics import wilson_interval
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,23 +37,6 @@ class Evaluation:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types, without the logits."""
         return {key: value for key, value in vars(self).items() if key != "logits"}
-
-
-def wilson_interval(correct: int, n: int, *, z: float = Z95) -> tuple[float, float]:
-    """Confidence interval of a share, 95% by default. Honest near 0 and 1, where the normal interval is not.
-
-    Source: Wilson 1927. Raises: ValueError: not 0 <= correct <= n with n > 0.
-
-    >>> [round(v, 4) for v in wilson_interval(95, 100)]
-    [0.8882, 0.9785]
-    """
-    if n <= 0 or not 0 <= correct <= n:
-        raise ValueError(f"need 0 <= correct <= n and n > 0, got {correct} of {n}")
-    share = correct / n
-    centre = share + z * z / (2 * n)
-    spread = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    scale = 1 + z * z / n
-    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
 
 
 def evaluate(

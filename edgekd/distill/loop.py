@@ -95,6 +95,11 @@ class _Run:
         }
         self.ensemble = bind(stage, self.students, self.sources, stream.at(0))
         ddp.find_unused_parameters = self.ensemble.may_skip_parameters()
+        # Losses keep their buffers equal by themselves; DDP would send a memory bank of 51 MB before every step.
+        own = [name for name, _ in self.ensemble.named_buffers() if name.startswith("losses.")]
+        nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(  # type: ignore[no-untyped-call]
+            self.ensemble, own
+        )
         self.wrapped: nn.Module = accelerator.prepare(self.ensemble)
         self.parameters = [p for p in self.ensemble.parameters() if p.requires_grad]
         self.optimiser = build_optimiser(self.parameters, stage.training)

@@ -66,6 +66,8 @@ class Stage:
             raise self.error("every term has weight 0", "give one of them a weight")
         known = {*self.students, *self.sources}
         for term in self.terms:
+            if not callable(term.weight) and not term.weight >= 0:
+                raise self.error(f"term '{term.label}': weight {term.weight} is negative", "give 0 or more")
             if term.student not in self.students:
                 advice = did_you_mean(term.student, self.students)
                 raise self.error(f"term '{term.label}': unknown student '{term.student}'", advice)

@@ -23,17 +23,40 @@ class Needs(NamedTuple):
     teacher: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, eq=False)
+class Context:
+    """What a few losses must know beyond signals.
+
+    labels: int64 (training images,), in the order of `Batch.index`. seed: the stage's, for draws that every process
+    must make alike. student, teacher: the models themselves; a teacher that is no module (a file in another runtime,
+    a cache) is None.
+    """
+
+    labels: Tensor
+    seed: int
+    student: nn.Module | None
+    teacher: nn.Module | None
+
+
 class Loss(nn.Module):
     """A scalar from two models' signals. Runs in float32, outside autocast; the teacher's signals carry no gradient.
 
-    For a term without a source, `teacher` is the student itself.
+    For a term without a source, `teacher` is the student itself. published_weight: what its authors or the reference
+    code multiply it with, beside a cross-entropy of weight about 1; the docstring says where it comes from.
     """
 
     name: ClassVar[str] = "loss"
+    published_weight: ClassVar[float] = 1.0
 
     def needs(self) -> Needs:
         """The taps it reads: none unless overridden."""
         return Needs()
+
+    def prepare(self, context: Context) -> None:
+        """Called once, before `build`: keep what forward needs of the data or the models (bank sizes, a classifier).
+
+        Raises: InputError: a model has not what the loss reads.
+        """
 
     def build(self, student: Signals, teacher: Signals) -> None:
         """Called once with a first batch's signals: check that they agree, make projectors of the real shapes.

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from edgekd.data.dataset import Dataset, TensorSplit
 from edgekd.data.preprocessing import Preprocessing
 from edgekd.distill import CrossEntropy, Hint, Progress, SoftTarget, Stage, Term, Training, run_stage
+from edgekd.distill.losses import make_loss
 
 
 class Net(nn.Module):
@@ -46,6 +47,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--plain", action="store_true")
+    parser.add_argument("--method", action="append", default=[], help="a further loss between the features")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -56,6 +58,10 @@ def main() -> None:
         Term(CrossEntropy()),
         Term(SoftTarget(), source="teacher", weight=lambda progress: 0.0 if progress < 0.2 else 1.0),
         Term(Hint("features.-1", "features"), source="teacher"),
+    ]
+    terms += [
+        Term(make_loss(method, student_tap="features.-1", teacher_tap="features"), source="teacher", weight=0.01)
+        for method in arguments.method
     ]
     training = Training(
         epochs=24,

@@ -8,7 +8,7 @@ from scipy.stats import binomtest
 from torch import Tensor, nn
 
 from edgekd.data.dataset import Dataset, TensorSplit
-from edgekd.distill import evaluate, evaluation_of, wilson_interval
+from edgekd.distill import evaluate, evaluation_of
 from edgekd.errors import CheckError, InputError
 
 
@@ -24,17 +24,6 @@ class Flattening(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.norm(self.conv(x))
         return self.fc(x.view(len(x), -1))
-
-
-@pytest.mark.parametrize(("correct", "n"), [(0, 10), (7, 10), (10, 10), (9350, 10000)])
-def test_the_interval_is_wilsons(correct: int, n: int) -> None:
-    expected = binomtest(correct, n).proportion_ci(method="wilson")
-    assert wilson_interval(correct, n) == pytest.approx((expected.low, expected.high))
-
-
-def test_an_interval_of_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match="n > 0"):
-        wilson_interval(0, 0)
 
 
 def test_accuracy_is_counted_in_all_and_by_class() -> None:

@@ -1,0 +1,33 @@
+"""Rows of every process of a distributed run, for memory banks and batch-wide negatives."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, distributed
+
+
+def world() -> tuple[int, int]:
+    """(rank, number of processes): (0, 1) outside a distributed run."""
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank(), distributed.get_world_size()
+    return 0, 1
+
+
+def gathered(rows: Tensor) -> Tensor:
+    """The rows of all processes, detached, in the order of the whole batch: (batch, ...) -> (world * batch, ...).
+
+    A process holds every world-th sample of the batch (`batches.Share`).
+    """
+    rows = rows.detach()
+    count = world()[1]
+    if count == 1:
+        return rows
+    parts = [torch.empty_like(rows, memory_format=torch.contiguous_format) for _ in range(count)]
+    distributed.all_gather(parts, rows.contiguous())
+    return torch.stack(parts, 1).flatten(0, 1)
+
+
+def mine(rows: Tensor) -> Tensor:
+    """This process's share of rows made for the whole batch."""
+    rank, count = world()
+    return rows[rank::count]
