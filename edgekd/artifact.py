@@ -8,7 +8,10 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 Precision = Literal["fp32", "fp16", "int8"]
-Layout = Literal["NCHW", "NHWC", "NC"]
+# ANY: an output that is not [batch, classes]; its axes are in the program's order.
+Layout = Literal["NCHW", "NHWC", "NC", "ANY"]
+# pixels: raw 0..255, the artifact normalises them itself.
+Holds = Literal["normalised", "pixels"]
 
 
 class Frozen(BaseModel):
@@ -18,7 +21,11 @@ class Frozen(BaseModel):
 
 
 class TensorSpec(Frozen):
-    """One input or output of an artifact; scale and zero_point only where the tensor itself is an integer."""
+    """One input or output of an artifact.
+
+    scale, zero_point: only where the tensor is an integer that stands for a real number (int8 input and output).
+    holds: what an input's values are; pixels are 0..255 in the tensor's own dtype, without scale and zero point.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -26,6 +33,7 @@ class TensorSpec(Frozen):
     layout: Layout
     scale: float | None = None
     zero_point: int | None = None
+    holds: Holds = "normalised"
 
 
 class Artifact(Frozen):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -15,15 +16,19 @@ import numpy.typing as npt
 
 from edgekd.artifact import Artifact, TensorSpec
 from edgekd.errors import InputError
+from edgekd.runtimes.macs import conv_macs, matmul_macs
 from edgekd.runtimes.session import (
     ComputeKind,
     ComputeOp,
     Executed,
     FloatArray,
+    Images,
     OpReport,
     Session,
     arranged,
+    every_output,
     first_line,
+    first_output,
     image_input,
 )
 
@@ -31,7 +36,14 @@ OPTIONS: tuple[str, ...] = ()
 INTERPRETED_NOTE = (
     "the MIL program interpreted in torch, not executed by Core ML: it proves numerics, not any Apple chip"
 )
-_COMPUTE: dict[str, ComputeKind] = {"conv": "conv", "conv_transpose": "conv", "linear": "linear", "matmul": "linear"}
+_ATTENTION = "scaled_dot_product_attention"
+_COMPUTE: dict[str, ComputeKind] = {
+    "conv": "conv",
+    "conv_transpose": "conv",
+    "linear": "linear",
+    "matmul": "linear",
+    _ATTENTION: "linear",
+}
 _LAYOUT_ONLY = ("reshape", "transpose", "squeeze", "expand_dims", "identity", "flatten2d")
 # MLArrayDataType, by value of the enumeration in Model.proto
 _DTYPES = {65568: "float32", 65552: "float16", 131104: "int32", 65600: "float64"}
@@ -57,19 +69,21 @@ class InterpretedSession:
 
     def __init__(self, artifact: Artifact, program: Any) -> None:
         self._path, self._program, self._input = artifact.path, program, image_input(artifact)
-        self._output = artifact.outputs[0].name
+        self._outputs = artifact.outputs
 
-    def feed(self, images: FloatArray) -> Any:
+    def feed(self, images: Images) -> Any:
         import torch
 
         return torch.from_numpy(arranged(images, self._input, self._path).astype(np.float32))
 
     def invoke(self, fed: Any) -> Any:
-        return self._program.run(fed, output=self._output)
+        return self._program.run(fed, outputs=[spec.name for spec in self._outputs])
 
     def read(self, raw: Any) -> FloatArray:
-        values: FloatArray = raw.float().numpy().copy()
-        return values.reshape(values.shape[0], -1)
+        return first_output([raw[0].numpy()], self._outputs)
+
+    def read_all(self, raw: Any) -> dict[str, FloatArray]:
+        return every_output([values.numpy() for values in raw], self._outputs)
 
     def close(self) -> None:
         self._program = None
@@ -83,20 +97,39 @@ class PredictSession:
 
     def __init__(self, artifact: Artifact, model: Any) -> None:
         self._path, self._model, self._input = artifact.path, model, image_input(artifact)
-        self._output = artifact.outputs[0].name
+        self._outputs = artifact.outputs
+        feature = model.get_spec().description.input[0]
+        self._takes_image = feature.type.WhichOneof("Type") == "imageType"
 
-    def feed(self, images: FloatArray) -> dict[str, npt.NDArray[Any]]:
-        return {self._input.name: arranged(images, self._input, self._path)}
+    def feed(self, images: Images) -> dict[str, Any]:
+        values = arranged(images, self._input, self._path)
+        return {self._input.name: _picture(values) if self._takes_image else values}
 
-    def invoke(self, fed: dict[str, npt.NDArray[Any]]) -> Any:
-        return self._model.predict(fed)[self._output]
+    def invoke(self, fed: dict[str, Any]) -> list[Any]:
+        results = self._model.predict(fed)
+        return [_dense(results[spec.name]) for spec in self._outputs]
 
-    def read(self, raw: Any) -> FloatArray:
-        values: FloatArray = np.array(raw, dtype=np.float32)
-        return values.reshape(1, -1)
+    def read(self, raw: list[Any]) -> FloatArray:
+        return first_output(raw, self._outputs)
+
+    def read_all(self, raw: list[Any]) -> dict[str, FloatArray]:
+        return every_output(raw, self._outputs)
 
     def close(self) -> None:
         self._model = None
+
+
+def _picture(pixels: npt.NDArray[Any]) -> Any:
+    """Pixels [1, C, H, W] as the PIL image that an ImageType input takes."""
+    from PIL import Image
+
+    codes = np.rint(pixels[0]).astype(np.uint8)
+    return Image.fromarray(codes[0] if len(codes) == 1 else np.ascontiguousarray(codes.transpose(1, 2, 0)))
+
+
+def _dense(result: Any) -> npt.NDArray[Any]:
+    """An array; a classifier's dictionary of label -> score becomes [1, classes] in the order of its labels."""
+    return np.array([list(result.values())] if isinstance(result, dict) else result, dtype=np.float32)
 
 
 def _ml_model(path: Path) -> Any:
@@ -190,12 +223,29 @@ def op_report(artifact: Artifact) -> OpReport:
 
 
 def _compute_op(op: Any) -> ComputeOp:
-    data = _behind_layout(op.inputs["x"])
+    data = None if op.op_type == _ATTENTION else _behind_layout(op.inputs["x"])
     int8 = data is not None and data.op_type == "dequantize" and _integer_weight(op)
-    return ComputeOp(name=op.name, kind=_COMPUTE[op.op_type], op_type=op.op_type, int8=int8)
+    return ComputeOp(name=op.name, kind=_COMPUTE[op.op_type], op_type=op.op_type, int8=int8, macs=_macs(op))
+
+
+def _macs(op: Any) -> int:
+    output = _shape(op.outputs[0])
+    if op.op_type == _ATTENTION:  # query times key, then their softmax times value
+        query, key = _shape(op.inputs["query"]), _shape(op.inputs["key"])
+        return math.prod(query) * key[-2] + math.prod(output) * key[-2]
+    data = _shape(op.inputs["x"])
+    if _COMPUTE[op.op_type] == "linear":
+        return matmul_macs(output, data)
+    return conv_macs(data if op.op_type == "conv_transpose" else output, _shape(op.inputs["weight"]))
+
+
+def _shape(variable: Any) -> tuple[int, ...]:
+    return tuple(int(size) for size in variable.shape)
 
 
 def _integer_weight(op: Any) -> bool:
+    if op.op_type == _ATTENTION:
+        return False
     source = _behind_layout(op.inputs["y" if op.op_type == "matmul" else "weight"])
     if source is None or source.op_type not in _STORED_AS:
         return False

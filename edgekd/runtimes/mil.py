@@ -1,12 +1,13 @@
 """A small interpreter of Core ML's MIL programs, in torch: what the file computes, not how an Apple chip computes it.
 
 Constants are resolved once, at load; a step of `run` looks up the few tensors that vary and calls one function of
-`mil_ops`. Arithmetic is float32: fp16 programs have fp16 weights and rounded casts, but not fp16 accumulation.
+`mil_ops`. Arithmetic within an operator is float32; what it gives is rounded to fp16 where the program says fp16, so
+that rounding and overflow between operators are the file's, but fp16 accumulation inside one is not imitated.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +28,7 @@ class _Step(NamedTuple):
     apply: Callable[[Mapping[str, Any]], Any]
     inputs: dict[str, Any]  # a _Variable, a list that may hold some, or a constant
     outputs: tuple[str, ...]
+    halves: tuple[bool, ...]  # which outputs are fp16
     label: str
 
 
@@ -43,7 +45,7 @@ class MilProgram:
         _refuse_unknown(function, where)
         self._where = where
         self._input = next(iter(function.inputs))
-        self._outputs = {variable.name: variable.name for variable in function.outputs}
+        self._outputs = tuple(variable.name for variable in function.outputs)
         self._constants: dict[str, Any] = {}
         self._steps: list[_Step] = []
         for op in function.operations:
@@ -58,7 +60,8 @@ class MilProgram:
         else:
             inputs = {key: self._resolve(value) for key, value in op.inputs.items() if value is not None}
             outputs = tuple(variable.name for variable in op.outputs)
-            self._steps.append(_Step(OPS[op.op_type], inputs, outputs, f"{op.op_type} '{op.name}'"))
+            halves = tuple(_is_half(variable) for variable in op.outputs)
+            self._steps.append(_Step(OPS[op.op_type], inputs, outputs, halves, f"{op.op_type} '{op.name}'"))
 
     def _resolve(self, value: Any) -> Any:
         if isinstance(value, (list, tuple)):
@@ -67,26 +70,28 @@ class MilProgram:
             return self._constants[value.name]
         return _constant(value.val) if value.val is not None and value.op is None else _Variable(value.name)
 
-    def run(self, image: torch.Tensor, *, output: str) -> torch.Tensor:
-        """One inference: image as the program's input takes it, float32 -> the named output.
+    def run(self, image: torch.Tensor, *, outputs: Sequence[str]) -> list[torch.Tensor]:
+        """One inference: image as the program's input takes it, float32 -> the named outputs.
 
         Raises: InputError: no such output, or an operator fails on the values it gets (it is named).
         """
-        if output not in self._outputs:
-            raise InputError(f"no output '{output}', it has {', '.join(self._outputs)}", where=self._where)
+        for name in outputs:
+            if name not in self._outputs:
+                raise InputError(f"no output '{name}', it has {', '.join(self._outputs)}", where=self._where)
         values: dict[str, Any] = {self._input: image}
         with torch.inference_mode():
             for step in self._steps:
                 self._advance(step, values)
-        result: torch.Tensor = values[output]
-        return result
+        return [self._constants[name] if name in self._constants else values[name].float() for name in outputs]
 
     def _advance(self, step: _Step, values: dict[str, Any]) -> None:
         try:
             result = step.apply({key: _bound(value, values) for key, value in step.inputs.items()})
         except (RuntimeError, TypeError, ValueError, IndexError, KeyError) as error:
             raise InputError(f"interpreting {step.label} failed ({error})", where=self._where) from error
-        values.update(zip(step.outputs, result if isinstance(result, tuple) else (result,), strict=False))
+        results = result if isinstance(result, tuple) else (result,)
+        for name, half, value in zip(step.outputs, step.halves, results, strict=False):
+            values[name] = value.half().float() if half else value
 
 
 def _refuse_unknown(function: Any, where: Path) -> None:
@@ -97,6 +102,10 @@ def _refuse_unknown(function: Any, where: Path) -> None:
     if unknown:
         fix = "its numerics can only be checked on a Mac"
         raise InputError(f"the MIL interpreter does not know {', '.join(unknown)}", where=where, fix=fix)
+
+
+def _is_half(variable: Any) -> bool:
+    return str(getattr(variable.dtype, "__name__", "")) == "fp16"
 
 
 def _constant(value: Any) -> Any:

@@ -26,8 +26,8 @@ def open_model_file(path: Path) -> Artifact:
     """The artifact that a file (or .mlpackage folder) is; its precision is read from what the weights are stored as.
 
     A free batch dimension is taken as 1.
-    Raises: InputError: no such file, unknown suffix, corrupt, not one image input [1, C, H, W] or [1, H, W, C] and one
-        output, or free height or width. MissingExtraError: the runtime that reads it is not installed.
+    Raises: InputError: no such file, unknown suffix, corrupt, not one image input [1, C, H, W] or [1, H, W, C], or
+        free height or width. MissingExtraError: the runtime that reads it is not installed.
     """
     if path.suffix not in _SUFFIXES:
         known = ", ".join(_SUFFIXES)
@@ -43,7 +43,7 @@ def open_model_file(path: Path) -> Artifact:
         precision="fp32",
         path=path,
         inputs=(_image(inputs, path),),
-        outputs=(_logits(outputs, path),),
+        outputs=tuple(_output(spec) for spec in outputs),
         size_bytes=_size_bytes(path),
         sha256=sha256_of(path),
         notes=("a user's file",),
@@ -94,10 +94,9 @@ def _fixed(shape: Sequence[int]) -> tuple[int, ...]:
     return (1, *shape[1:]) if shape and shape[0] in (-1, 1) else tuple(shape)
 
 
-def _logits(outputs: Sequence[TensorSpec], path: Path) -> TensorSpec:
-    if len(outputs) != 1:
-        raise InputError(f"expected one output, it has {len(outputs)}", where=path)
-    return outputs[0].model_copy(update={"shape": _fixed(outputs[0].shape), "layout": "NC"})
+def _output(spec: TensorSpec) -> TensorSpec:
+    shape = _fixed(spec.shape)
+    return spec.model_copy(update={"shape": shape, "layout": "NC" if len(shape) == 2 else "ANY"})
 
 
 def _size_bytes(path: Path) -> int:

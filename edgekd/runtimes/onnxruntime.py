@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from edgekd.artifact import Artifact, TensorSpec
 from edgekd.errors import InputError
+from edgekd.runtimes.macs import Shape, conv_macs, matmul_macs
 from edgekd.runtimes.session import (
     ComputeKind,
     ComputeOp,
     Executed,
     FloatArray,
+    Images,
     OpReport,
     arranged,
-    dequantised,
+    every_output,
     first_line,
+    first_output,
     image_input,
+    output_positions,
 )
 
 OPTIONS = ("optimise",)
@@ -54,7 +60,7 @@ def open_session(artifact: Artifact, *, threads: int, options: Mapping[str, Any]
 
 
 class OnnxSession:
-    """`invoke` is one `session.run`: input by reference, output allocated by the runtime."""
+    """`invoke` is one `session.run`: input by reference, outputs allocated by the runtime."""
 
     executed: Executed = "runtime"
     note = ""
@@ -63,18 +69,22 @@ class OnnxSession:
         self._path, self._session = path, loaded
         declared, node = image_input(artifact), loaded.get_inputs()[0]
         self._input = declared.model_copy(update={"name": node.name, "dtype": numpy_dtype(node.type)})
-        self._output = artifact.outputs[0]
-        self._output_name = loaded.get_outputs()[0].name
+        names = [output.name for output in loaded.get_outputs()]
+        self._outputs = artifact.outputs
+        self._output_names = [names[k] for k in output_positions(artifact, names)]
 
-    def feed(self, images: FloatArray) -> dict[str, npt.NDArray[Any]]:
+    def feed(self, images: Images) -> dict[str, npt.NDArray[Any]]:
         return {self._input.name: arranged(images, self._input, self._path)}
 
-    def invoke(self, fed: dict[str, npt.NDArray[Any]]) -> npt.NDArray[Any]:
-        raw: npt.NDArray[Any] = self._session.run([self._output_name], fed)[0]
+    def invoke(self, fed: dict[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
+        raw: list[npt.NDArray[Any]] = self._session.run(self._output_names, fed)
         return raw
 
-    def read(self, raw: npt.NDArray[Any]) -> FloatArray:
-        return dequantised(raw, self._output)
+    def read(self, raw: list[npt.NDArray[Any]]) -> FloatArray:
+        return first_output(raw, self._outputs)
+
+    def read_all(self, raw: list[npt.NDArray[Any]]) -> dict[str, FloatArray]:
+        return every_output(raw, self._outputs)
 
     def close(self) -> None:
         self._session = None
@@ -85,6 +95,13 @@ def load(path: Path, *, threads: int = 1, optimise: bool = True, optimised_to: P
 
     Raises: InputError: not an ONNX model that this ONNX Runtime can load.
     """
+    settings = _settings(threads=threads, optimise=optimise)
+    if optimised_to is not None:
+        settings.optimized_model_filepath = str(optimised_to)
+    return _session(path, settings)
+
+
+def _settings(*, threads: int, optimise: bool = True) -> Any:
     import onnxruntime as ort
 
     settings = ort.SessionOptions()
@@ -92,10 +109,14 @@ def load(path: Path, *, threads: int = 1, optimise: bool = True, optimised_to: P
     settings.log_severity_level = 3
     level = ort.GraphOptimizationLevel
     settings.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
-    if optimised_to is not None:
-        settings.optimized_model_filepath = str(optimised_to)
+    return settings
+
+
+def _session(path: Path, settings: Any, **more: Any) -> Any:
+    import onnxruntime as ort
+
     try:
-        return ort.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"], **more)
     except Exception as error:  # its exceptions share no base but Exception
         raise InputError(f"ONNX Runtime cannot load it ({first_line(error)})", where=path) from error
 
@@ -122,17 +143,20 @@ def _spec(node: Any) -> TensorSpec:
 
 
 def op_report(artifact: Artifact) -> OpReport:
-    """From the graph that ONNX Runtime writes after ORT_ENABLE_ALL, as it will run it on this CPU."""
+    """From the graph that ONNX Runtime writes after ORT_ENABLE_ALL, as it will run it on this CPU.
+
+    Its names and shapes are those before the float convolutions' channels are padded to blocks of the vector width.
+    """
     import onnx
 
     with tempfile.TemporaryDirectory(prefix="edgekd-ort-") as folder:
         optimised = Path(folder) / "optimised.onnx"
         load(artifact.path, optimised_to=optimised)
         graph = onnx.load(optimised).graph
-    compute = [_compute_op(node) for node in graph.node if node.op_type in _COMPUTE]
+        calls = _calls(artifact.path, Path(folder))
     return OpReport.of(
         Counter(node.op_type for node in graph.node),
-        compute,
+        [_compute_op(call) for call in calls if call["op_name"] in _COMPUTE],
         source="ONNX Runtime optimised graph",
         fp16_compute=has_fp16(graph),
         # The optimiser folds the casts of fp16 weights that its CPU kernels cannot take: ask the file.
@@ -140,11 +164,51 @@ def op_report(artifact: Artifact) -> OpReport:
     )
 
 
+def _calls(path: Path, folder: Path) -> list[dict[str, Any]]:
+    """The operators that one inference ran, as the profiler notes them: com.microsoft's own have no shape inference."""
+    settings = _settings(threads=1)
+    settings.enable_profiling, settings.profile_file_prefix = True, str(folder / "profile")
+    # A weight that its kernel has packed is freed, and missing from the note.
+    settings.add_session_config_entry("session.disable_prepacking", "1")
+    session = _session(path, settings, disabled_optimizers=["NchwcTransformer"])
+    session.run(None, {node.name: _zeros(node) for node in session.get_inputs()})
+    notes = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+    suffix = "_kernel_time"
+    named = [(note["name"], note["args"]) for note in notes if note.get("cat") == "Node"]
+    return [{**facts, "name": name.removesuffix(suffix)} for name, facts in named if name.endswith(suffix)]
+
+
+def _zeros(node: Any) -> npt.NDArray[Any]:
+    shape = [size if isinstance(size, int) and size > 0 else 1 for size in node.shape]
+    return np.zeros(shape, numpy_dtype(node.type))
+
+
 def has_fp16(graph: Any) -> bool:
     """Whether any constant of an ONNX graph is fp16; ONNX operators compute in the type of their constants."""
     return any(tensor.data_type == _FLOAT16 for tensor in graph.initializer)
 
 
-def _compute_op(node: Any) -> ComputeOp:
-    name = node.name or (node.output[0] if node.output else "")
-    return ComputeOp(name=name, kind=_COMPUTE[node.op_type], op_type=node.op_type, int8=node.op_type in _INT8)
+def _compute_op(call: Mapping[str, Any]) -> ComputeOp:
+    op_type = call["op_name"]
+    operands, results = (
+        [next(iter(item.values())) for item in call[key]] for key in ("input_type_shape", "output_type_shape")
+    )
+    weight = operands[3 if op_type.startswith("QLinear") else 1]
+    return ComputeOp(
+        name=call["name"],
+        kind=_COMPUTE[op_type],
+        op_type=op_type,
+        int8=op_type in _INT8,
+        macs=onnx_macs(op_type, operands[0], weight, results[0]),
+    )
+
+
+def onnx_macs(op_type: str, data: Shape, weight: Shape, output: Shape) -> int:
+    """Multiply-adds of an ONNX convolution or product.
+
+    >>> onnx_macs("Conv", (1, 3, 8, 8), (16, 3, 3, 3), (1, 16, 8, 8)) == 16 * 64 * 27
+    True
+    """
+    if _COMPUTE[op_type] == "linear":
+        return matmul_macs(output, data)
+    return conv_macs(data if op_type == "ConvTranspose" else output, weight)

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from edgekd.artifact import Artifact, TensorSpec
 from edgekd.errors import InputError, did_you_mean
+from edgekd.runtimes.macs import conv_macs, matmul_macs
 from edgekd.runtimes.session import (
     ComputeKind,
     ComputeOp,
     Executed,
     FloatArray,
+    Images,
     OpReport,
     arranged,
-    dequantised,
+    every_output,
     first_line,
+    first_output,
     image_input,
+    output_positions,
 )
 
 OPTIONS = ("inference_precision",)
@@ -34,6 +39,8 @@ _COMPUTE: dict[str, ComputeKind] = {
     "MatMul": "linear",
 }
 _INT8 = ("u8", "i8")
+_FUSED_PRODUCTS = ("MatMul", "ScaledDotProductAttention")
+_FACTS = ("layerType", "runtimePrecision", "primitiveType", "originalLayersNames")
 
 
 def open_session(artifact: Artifact, *, threads: int, options: Mapping[str, Any]) -> OpenVINOSession:
@@ -56,18 +63,22 @@ class OpenVINOSession:
         self._request = compiled.create_infer_request()
         port = compiled.inputs[0]
         self._input = image_input(artifact).model_copy(update={"dtype": np.dtype(port.element_type.to_dtype()).name})
-        self._output, self._port = artifact.outputs[0], compiled.outputs[0]
+        names = [next(iter(sorted(output.get_names())), "") for output in compiled.outputs]
+        self._outputs = artifact.outputs
+        self._ports = [compiled.outputs[k] for k in output_positions(artifact, names)]
 
-    def feed(self, images: FloatArray) -> npt.NDArray[Any]:
+    def feed(self, images: Images) -> npt.NDArray[Any]:
         return arranged(images, self._input, self._path)
 
-    def invoke(self, fed: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    def invoke(self, fed: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
         results = self._request.infer([fed], share_inputs=True, share_outputs=True)
-        raw: npt.NDArray[Any] = results[self._port]
-        return raw
+        return [results[port] for port in self._ports]
 
-    def read(self, raw: npt.NDArray[Any]) -> FloatArray:
-        return dequantised(raw, self._output)
+    def read(self, raw: list[npt.NDArray[Any]]) -> FloatArray:
+        return first_output(raw, self._outputs)
+
+    def read_all(self, raw: list[npt.NDArray[Any]]) -> dict[str, FloatArray]:
+        return every_output(raw, self._outputs)
 
     def close(self) -> None:
         self._request = self._compiled = None
@@ -111,28 +122,94 @@ def file_tensors(path: Path) -> tuple[list[TensorSpec], list[TensorSpec]]:
 
 
 def _spec(port: Any) -> TensorSpec:
-    shape = tuple(size.get_length() if size.is_static else -1 for size in port.partial_shape)
     name = next(iter(sorted(port.get_names())), "")
-    return TensorSpec(name=name, shape=shape, dtype=np.dtype(port.element_type.to_dtype()).name, layout="NCHW")
+    return TensorSpec(name=name, shape=_shape(port), dtype=np.dtype(port.element_type.to_dtype()).name, layout="NCHW")
 
 
 def op_report(artifact: Artifact) -> OpReport:
-    """From the compiled model's execution graph on this CPU: `layerType` and `runtimePrecision` of every layer."""
-    compiled = _compile(artifact.path, threads=1, precision="f32")
-    layers = [_facts(layer) for layer in compiled.get_runtime_model().get_ops()]
-    compute = [
-        ComputeOp(name=name, kind=_COMPUTE[kind], op_type=kind, int8=precision in _INT8)
-        for name, kind, precision in layers
-        if kind in _COMPUTE
-    ]
+    """From the compiled model's execution graph on this CPU: `layerType` and `runtimePrecision` of every layer.
+
+    detail: `precisions` at the float32 hint that sessions take, `default_precisions` without it: what a user gets who
+    says nothing, bf16 for float layers on CPUs that have it; `primitives`: the kernels of the compute operators.
+    """
+    layers = _layers(artifact.path, "f32")
+    compute = [_compute_op(layer) for layer in layers if layer.kind in _COMPUTE]
+    compute += _fused_attention(layers, artifact.path)
     return OpReport.of(
-        Counter(kind for _, kind, _ in layers if kind != "Const"),
+        Counter(layer.kind for layer in layers if layer.kind != "Const"),
         compute,
         source="OpenVINO execution graph",
-        fp16_compute=any(precision == "f16" for _, kind, precision in layers if kind in _COMPUTE),
+        fp16_compute=any(layer.precision == "f16" for layer in layers if layer.kind in _COMPUTE),
         fp16_weights=_stores_fp16(artifact.path),
-        precisions=dict(Counter(f"{kind} {precision}" for _, kind, precision in layers if kind in _COMPUTE)),
+        primitives=dict(Counter(layer.primitive for layer in layers if layer.kind in _COMPUTE)),
+        precisions=_precisions(layers),
+        # compiling int8 takes seconds, and int8 layers stay int8 by default
+        default_precisions=_precisions(layers if all(op.int8 for op in compute) else _layers(artifact.path, "default")),
     )
+
+
+class _Layer(NamedTuple):
+    name: str
+    kind: str
+    precision: str
+    primitive: str
+    originals: tuple[str, ...]  # names, in the IR, of the operators that were fused into it
+    inputs: tuple[tuple[int, ...], ...]
+    output: tuple[int, ...]
+
+
+def _layers(path: Path, precision: str) -> list[_Layer]:
+    compiled = _compile(path, threads=1, precision=precision)
+    return [_facts(layer) for layer in compiled.get_runtime_model().get_ordered_ops()]
+
+
+def _precisions(layers: list[_Layer]) -> dict[str, int]:
+    return dict(Counter(f"{layer.kind} {layer.precision}" for layer in layers if layer.kind in _COMPUTE))
+
+
+def _compute_op(layer: _Layer) -> ComputeOp:
+    return ComputeOp(
+        name=layer.name,
+        kind=_COMPUTE[layer.kind],
+        op_type=layer.kind,
+        int8=layer.precision in _INT8,
+        macs=_macs(layer),
+    )
+
+
+def _fused_attention(layers: list[_Layer], path: Path) -> list[ComputeOp]:
+    """Matrix products that the CPU plugin compiled into a Subgraph, found by the names they have in the IR."""
+    products = {op.get_friendly_name(): op for op in _read(path).get_ops() if op.get_type_name() in _FUSED_PRODUCTS}
+    return [
+        ComputeOp(
+            name=name,
+            kind="linear",
+            op_type="Subgraph",
+            int8=layer.precision in _INT8,
+            macs=_product_macs(products[name]),
+        )
+        for layer in layers
+        if layer.kind == "Subgraph"
+        for name in layer.originals
+        if name in products
+    ]
+
+
+def _product_macs(op: Any) -> int:
+    output, left, right = (_shape(port) for port in (op.outputs()[0], *op.inputs()[:2]))
+    if op.get_type_name() == "MatMul":
+        return matmul_macs(output, left)
+    keys = right[-2]  # query times key, then their softmax times value
+    return math.prod(left) * keys + math.prod(output) * keys
+
+
+def _macs(layer: _Layer) -> int:
+    data, output = layer.inputs[0], layer.output
+    if _COMPUTE[layer.kind] == "linear":
+        return matmul_macs(output, data)
+    weight = layer.inputs[1]
+    grouped = weight[1:] if len(weight) > len(output) else weight  # (groups, out, in, ...) or (out, in, ...)
+    return conv_macs(data if layer.kind == "Deconvolution" else output, grouped)
 
 
 def _stores_fp16(path: Path) -> bool:
@@ -140,7 +217,20 @@ def _stores_fp16(path: Path) -> bool:
     return any(op.get_element_type().get_type_name() == "f16" for op in constants)
 
 
-def _facts(layer: Any) -> tuple[str, str, str]:
+def _facts(layer: Any) -> _Layer:
     info = layer.get_rt_info()
-    kind, precision = (info[key].astype(str) if key in info else "" for key in ("layerType", "runtimePrecision"))
-    return layer.get_friendly_name(), kind, precision
+    kind, precision, primitive, originals = (info[key].astype(str) if key in info else "" for key in _FACTS)
+    outputs = [_shape(port) for port in layer.outputs()] or [()]  # a Result has none
+    return _Layer(
+        name=layer.get_friendly_name(),
+        kind=kind,
+        precision=precision,
+        primitive=primitive,
+        originals=tuple(originals.split(",")),
+        inputs=tuple(_shape(port) for port in layer.inputs()),
+        output=outputs[0],
+    )
+
+
+def _shape(port: Any) -> tuple[int, ...]:
+    return tuple(size.get_length() if size.is_static else -1 for size in port.get_partial_shape())

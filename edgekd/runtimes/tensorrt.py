@@ -10,7 +10,8 @@ from typing import Any
 from edgekd.artifact import Artifact
 from edgekd.errors import InputError
 from edgekd.files import read_json
-from edgekd.runtimes.onnxruntime import OnnxSession, has_fp16, load
+from edgekd.runtimes.macs import Shape
+from edgekd.runtimes.onnxruntime import OnnxSession, has_fp16, load, onnx_macs
 from edgekd.runtimes.session import ComputeKind, ComputeOp, Executed, OpReport, first_line
 
 OPTIONS = ("optimise",)
@@ -69,7 +70,8 @@ def op_report(artifact: Artifact) -> OpReport:
     except Exception as error:  # protobuf's DecodeError, or onnx's own
         raise InputError(f"not an ONNX model ({first_line(error)})", where=path) from error
     producers = {name: node for node in graph.node for name in node.output}
-    compute = [_compute_op(node, producers) for node in graph.node if node.op_type in _COMPUTE]
+    shapes = _shapes(path)
+    compute = [_compute_op(node, producers, shapes) for node in graph.node if node.op_type in _COMPUTE]
     return OpReport.of(
         Counter(node.op_type for node in graph.node),
         compute,
@@ -89,10 +91,26 @@ def _builder_said(folder: Path) -> dict[str, Any]:
     return {}
 
 
-def _compute_op(node: Any, producers: Mapping[str, Any]) -> ComputeOp:
+def _shapes(path: Path) -> dict[str, Shape]:
+    """Every tensor's shape by its name; 0 where a size is free."""
+    import onnx
+
+    graph = onnx.shape_inference.infer_shapes(onnx.load(path)).graph
+    values = (*graph.input, *graph.output, *graph.value_info)
+    shapes = {value.name: [size.dim_value for size in value.type.tensor_type.shape.dim] for value in values}
+    return shapes | {tensor.name: list(tensor.dims) for tensor in graph.initializer}
+
+
+def _compute_op(node: Any, producers: Mapping[str, Any], shapes: Mapping[str, Shape]) -> ComputeOp:
     int8 = all(_dequantised(name, producers) for name in node.input[:2])
-    name = node.name or node.output[0]
-    return ComputeOp(name=name, kind=_COMPUTE[node.op_type], op_type=node.op_type, int8=int8)
+    operands = [shapes.get(name) for name in (*node.input[:2], node.output[0])]
+    return ComputeOp(
+        name=node.name or node.output[0],
+        kind=_COMPUTE[node.op_type],
+        op_type=node.op_type,
+        int8=int8,
+        macs=onnx_macs(node.op_type, *(shape for shape in operands if shape)) if all(operands) else 0,
+    )
 
 
 def _dequantised(name: str, producers: Mapping[str, Any]) -> bool:

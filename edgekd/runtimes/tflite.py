@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,20 @@ import numpy.typing as npt
 
 from edgekd.artifact import Artifact, Layout, TensorSpec
 from edgekd.errors import InputError
+from edgekd.runtimes.macs import Shape, conv_macs, matmul_macs
 from edgekd.runtimes.session import (
     ComputeKind,
     ComputeOp,
     Executed,
     FloatArray,
+    Images,
     OpReport,
     arranged,
-    dequantised,
+    every_output,
     first_line,
+    first_output,
     image_input,
+    output_positions,
 )
 
 OPTIONS = ("delegate",)
@@ -33,6 +38,8 @@ _COMPUTE: dict[str, ComputeKind] = {
     "FULLY_CONNECTED": "linear",
     "BATCH_MATMUL": "linear",
 }
+
+_LAYOUT_ONLY = ("TRANSPOSE", "QUANTIZE", "DEQUANTIZE", "CAST", "PAD")
 
 
 def open_session(artifact: Artifact, *, threads: int, options: Mapping[str, Any]) -> LiteRTSession:
@@ -51,26 +58,40 @@ class LiteRTSession:
 
     def __init__(self, artifact: Artifact, interpreter: Any) -> None:
         self._path, self._interpreter = artifact.path, interpreter
-        declared = image_input(artifact)
-        self._input = tensor_spec(interpreter.get_input_details()[0], declared.layout)
-        self._output = tensor_spec(interpreter.get_output_details()[0], "NC")
-        self._input_index = interpreter.get_input_details()[0]["index"]
-        self._output_index = interpreter.get_output_details()[0]["index"]
+        image, results = interpreter.get_input_details()[0], interpreter.get_output_details()
+        chosen = [results[k] for k in output_positions(artifact, [str(result["name"]) for result in results])]
+        self._input, self._input_index = _input_spec(image, image_input(artifact)), image["index"]
+        self._outputs = [_renamed(result, spec) for result, spec in zip(chosen, artifact.outputs, strict=True)]
+        self._output_indices = [result["index"] for result in chosen]
 
-    def feed(self, images: FloatArray) -> npt.NDArray[Any]:
+    def feed(self, images: Images) -> npt.NDArray[Any]:
         return arranged(images, self._input, self._path)
 
-    def invoke(self, fed: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    def invoke(self, fed: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
         self._interpreter.set_tensor(self._input_index, fed)
         self._interpreter.invoke()
-        raw: npt.NDArray[Any] = self._interpreter.get_tensor(self._output_index)
-        return raw
+        return [self._interpreter.get_tensor(index) for index in self._output_indices]
 
-    def read(self, raw: npt.NDArray[Any]) -> FloatArray:
-        return dequantised(raw, self._output)
+    def read(self, raw: list[npt.NDArray[Any]]) -> FloatArray:
+        return first_output(raw, self._outputs)
+
+    def read_all(self, raw: list[npt.NDArray[Any]]) -> dict[str, FloatArray]:
+        return every_output(raw, self._outputs)
 
     def close(self) -> None:
         self._interpreter = None
+
+
+def _input_spec(details: Mapping[str, Any], declared: TensorSpec) -> TensorSpec:
+    """The file's own dtype and grid; pixels are fed as they are, whatever grid the file says they stand for."""
+    spec = tensor_spec(details, declared.layout)
+    if declared.holds == "normalised":
+        return spec
+    return spec.model_copy(update={"holds": "pixels", "scale": None, "zero_point": None})
+
+
+def _renamed(details: Mapping[str, Any], declared: TensorSpec) -> TensorSpec:
+    return tensor_spec(details, declared.layout).model_copy(update={"name": declared.name})
 
 
 def _interpreter(path: Path, *, threads: int, xnnpack: bool) -> Any:
@@ -108,28 +129,94 @@ def file_tensors(path: Path) -> tuple[list[Mapping[str, Any]], list[Mapping[str,
 def op_report(artifact: Artifact) -> OpReport:
     """From the file's graph as LiteRT plans it without a delegate, because a delegate hides what it took.
 
-    A compute operator is int8 when its input, its weights and its output all are.
+    A compute operator is int8 when its input, its weights and its output all are. detail: `layout_ops`, the operators
+    that only move or convert data; `delegated_ops`, how many XNNPACK takes on this CPU, and `undelegated`, the others.
     """
     interpreter = _interpreter(artifact.path, threads=1, xnnpack=False)
     operations = interpreter._get_ops_details()  # the only access to operators that the Python package has
     tensors = {details["index"]: details for details in interpreter.get_tensor_details()}
     compute = [_compute_op(op, tensors) for op in operations if op["op_name"] in _COMPUTE]
+    counts = Counter(op["op_name"] for op in operations)
+    left = _undelegated(artifact.path)
     return OpReport.of(
-        Counter(op["op_name"] for op in operations),
+        counts,
         compute,
         source="LiteRT graph",
         fp16_compute=any(_float16_input(op) for op in operations if op["op_name"] in _COMPUTE),
         fp16_weights=any(np.dtype(details["dtype"]) == np.float16 for details in tensors.values()),
         tensor_dtypes=dict(Counter(np.dtype(details["dtype"]).name for details in tensors.values())),
+        layout_ops={name: counts[name] for name in _LAYOUT_ONLY if counts[name]},
+        delegated_ops=len(operations) - sum(left.values()),
+        undelegated=left,
     )
 
 
+def _undelegated(path: Path) -> dict[str, int]:
+    """Operators that XNNPACK leaves to LiteRT's own kernels: those that no delegate's outputs are made of."""
+    operations = _interpreter(path, threads=1, xnnpack=True)._get_ops_details()
+    own = [op for op in operations if op["op_name"] != "DELEGATE"]
+    producers = {int(output): op for op in own for output in op["outputs"]}
+    taken: set[int] = set()
+    for delegate in operations:
+        if delegate["op_name"] == "DELEGATE":
+            taken |= _between(delegate, producers)
+    return dict(Counter(op["op_name"] for op in own if op["index"] not in taken))
+
+
+def _between(delegate: Mapping[str, Any], producers: Mapping[int, Mapping[str, Any]]) -> set[int]:
+    """Indices of the operators on the way from a delegate's inputs to its outputs."""
+    seen: set[int] = set()
+    known, open_ends = {int(index) for index in delegate["inputs"]}, [int(index) for index in delegate["outputs"]]
+    while open_ends:
+        index = open_ends.pop()
+        if index not in known and index in producers:
+            known.add(index)
+            seen.add(producers[index]["index"])
+            open_ends += [int(operand) for operand in producers[index]["inputs"]]
+    return seen
+
+
 def _compute_op(op: Mapping[str, Any], tensors: Mapping[int, Mapping[str, Any]]) -> ComputeOp:
-    types = [np.dtype(kind) for kind in (*op["operand_types"][:2], *op["result_types"][:1])]
-    name = str(tensors[int(op["outputs"][0])]["name"]).split(";")[0]
-    int8 = all(kind in (np.int8, np.uint8) for kind in types)
-    return ComputeOp(name=name, kind=_COMPUTE[op["op_name"]], op_type=op["op_name"], int8=int8)
+    op_type = op["op_name"]
+    types = [np.dtype(kind) for kind in (*_operands(op, op["operand_types"]), op["result_types"][0])]
+    shapes = [tensors[int(index)]["shape"].tolist() for index in (*_operands(op, op["inputs"]), op["outputs"][0])]
+    return ComputeOp(
+        name=_name(op, str(tensors[int(op["outputs"][0])]["name"])),
+        kind=_COMPUTE[op_type],
+        op_type=op_type,
+        int8=all(kind in (np.int8, np.uint8) for kind in types),
+        macs=_macs(op_type, *shapes),
+    )
+
+
+def _name(op: Mapping[str, Any], tensor: str) -> str:
+    """Converters name every tensor after the whole model; the operator's place in the graph tells them apart.
+
+    >>> _name({"index": 7}, "Wrapper/Net/Conv2d_stem;Wrapper/Net;3")
+    'Conv2d_stem#7'
+    """
+    return f"{tensor.split(';')[0].rsplit('/', 1)[-1]}#{op['index']}"
+
+
+def _operands(op: Mapping[str, Any], values: Sequence[Any]) -> tuple[Any, Any]:
+    """Data and weights; a transposed convolution has its output shape before them, and in the other order."""
+    return (values[2], values[1]) if op["op_name"] == "TRANSPOSE_CONV" else (values[0], values[1])
+
+
+def _macs(op_type: str, data: Shape, weight: Shape, output: Shape) -> int:
+    """Weights are (out, kh, kw, in), those of a depthwise convolution (1, kh, kw, out).
+
+    >>> _macs("DEPTHWISE_CONV_2D", (1, 8, 8, 16), (1, 3, 3, 16), (1, 8, 8, 16)) == 16 * 64 * 9
+    True
+    """
+    if op_type == "TRANSPOSE_CONV":
+        return math.prod(data) * math.prod(weight[:-1])
+    if op_type == "DEPTHWISE_CONV_2D":
+        return conv_macs(output, weight[:-1])
+    if op_type == "FULLY_CONNECTED":
+        return conv_macs(output, weight)
+    return conv_macs(output, weight) if _COMPUTE[op_type] == "conv" else matmul_macs(output, data)
 
 
 def _float16_input(op: Mapping[str, Any]) -> bool:
-    return bool(np.dtype(op["operand_types"][0]) == np.float16)
+    return bool(np.dtype(_operands(op, op["operand_types"])[0]) == np.float16)

@@ -8,16 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils._pytree import tree_leaves
 
-from edgekd.artifact import Artifact, TensorSpec
+from edgekd.artifact import Artifact, Layout, TensorSpec
 from edgekd.quant.program import load_program
+from edgekd.runtimes.macs import conv_macs, matmul_macs
 from edgekd.runtimes.session import (
     ComputeKind,
     ComputeOp,
     Executed,
     FloatArray,
+    Images,
     OpReport,
     arranged,
+    every_output,
+    first_output,
     image_input,
 )
 
@@ -27,6 +32,9 @@ _COMPUTE: dict[str, ComputeKind] = {
     "conv2d": "conv",
     "conv3d": "conv",
     "convolution": "conv",
+    "conv_transpose1d": "conv",
+    "conv_transpose2d": "conv",
+    "conv_transpose3d": "conv",
     "linear": "linear",
     "addmm": "linear",
     "matmul": "linear",
@@ -67,18 +75,20 @@ class TorchSession:
 
     def __init__(self, artifact: Artifact, module: torch.nn.Module) -> None:
         self._path, self._module, self._input = artifact.path, module, image_input(artifact)
+        self._outputs = artifact.outputs
 
-    def feed(self, images: FloatArray) -> torch.Tensor:
+    def feed(self, images: Images) -> torch.Tensor:
         return torch.from_numpy(arranged(images, self._input, self._path).copy())
 
-    def invoke(self, fed: torch.Tensor) -> torch.Tensor:
+    def invoke(self, fed: torch.Tensor) -> list[torch.Tensor]:
         with torch.inference_mode():
-            raw: torch.Tensor = self._module(fed)
-        return raw
+            return tree_leaves(self._module(fed))
 
-    def read(self, raw: torch.Tensor) -> FloatArray:
-        values: FloatArray = raw.detach().float().numpy().copy()
-        return values
+    def read(self, raw: list[torch.Tensor]) -> FloatArray:
+        return first_output([raw[0].numpy()], self._outputs)
+
+    def read_all(self, raw: list[torch.Tensor]) -> dict[str, FloatArray]:
+        return every_output([output.numpy() for output in raw], self._outputs)
 
     def close(self) -> None:
         del self._module
@@ -105,7 +115,18 @@ def _compute_op(node: torch.fx.Node) -> ComputeOp:
     operands = [arg for arg in node.args if isinstance(arg, torch.fx.Node)]
     pair = operands[1:] if _name(node) == "addmm" else operands[:2]
     int8 = len(pair) == 2 and all(_from_dequantise(operand) for operand in pair)
-    return ComputeOp(name=node.name, kind=_COMPUTE[_name(node)], op_type=_name(node), int8=int8)
+    return ComputeOp(name=node.name, kind=_COMPUTE[_name(node)], op_type=_name(node), int8=int8, macs=_macs(node, pair))
+
+
+def _macs(node: torch.fx.Node, pair: list[torch.fx.Node]) -> int:
+    data, weight, output = (tuple(int(size) for size in n.meta["val"].shape) for n in (*pair[:2], node))
+    if _COMPUTE[_name(node)] == "linear":
+        return matmul_macs(output, data)
+    return conv_macs(data if _is_transposed(node) else output, weight)
+
+
+def _is_transposed(node: torch.fx.Node) -> bool:
+    return "transpose" in _name(node) or (_name(node) == "convolution" and bool(node.args[6]))
 
 
 def _is_half(node: torch.fx.Node) -> bool:
@@ -119,14 +140,15 @@ def _from_dequantise(node: torch.fx.Node) -> bool:
 
 
 def file_tensors(program: torch.export.ExportedProgram) -> tuple[list[TensorSpec], list[TensorSpec]]:
-    """The image input and the logits of a program; a free dimension is -1."""
+    """The image input and the outputs of a program; a free dimension is -1."""
     nodes = {node.name: node for node in program.graph.nodes}
     signature = program.graph_signature
-    inputs = [_spec(nodes[str(name)]) for name in signature.user_inputs]
-    return inputs, [_spec(nodes[str(name)]) for name in signature.user_outputs]
+    inputs = [_spec(nodes[str(name)], "NCHW") for name in signature.user_inputs]
+    outputs = [nodes[str(name)] for name in signature.user_outputs]
+    return inputs, [_spec(node, "NC" if node.meta["val"].ndim == 2 else "ANY") for node in outputs]
 
 
-def _spec(node: torch.fx.Node) -> TensorSpec:
+def _spec(node: torch.fx.Node, layout: Layout) -> TensorSpec:
     value = node.meta["val"]
     shape = tuple(int(size) if isinstance(size, int) else -1 for size in value.shape)
-    return TensorSpec(name=node.name, shape=shape, dtype=str(value.dtype).removeprefix("torch."), layout="NCHW")
+    return TensorSpec(name=node.name, shape=shape, dtype=str(value.dtype).removeprefix("torch."), layout=layout)

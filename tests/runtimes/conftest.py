@@ -14,8 +14,10 @@ from torch import Tensor, nn
 
 from edgekd.artifact import Artifact
 from edgekd.data.dataset import Dataset
+from edgekd.data.preprocessing import Preprocessing
 
 Exporter = Callable[[str, str], Artifact]
+HALVES = Preprocessing(image_size=16, channels=3, mean=(0.5, 0.4, 0.3), std=(0.25, 0.5, 1.0))
 
 
 class TinyNet(nn.Module):
@@ -53,6 +55,14 @@ def fitted(net: nn.Module, images: Tensor, labels: Tensor) -> nn.Module:
 def images(tiny_dataset: Dataset) -> npt.NDArray[np.float32]:
     """64 normalised test images [64, 1, 28, 28]."""
     return tiny_dataset.preprocessing.normalise(tiny_dataset.test.images(range(64))).numpy()
+
+
+@pytest.fixture(scope="session")
+def multiply_adds() -> int:
+    """Of one inference of `TinyNet`, counted on the module."""
+    from edgekd.latency import trace_cost
+
+    return trace_cost(TinyNet(), (1, 1, 28, 28)).macs
 
 
 @pytest.fixture(scope="session")
@@ -103,3 +113,50 @@ def reference(programs: Path, images: npt.NDArray[np.float32]) -> Callable[[str]
             return torch.cat([module(image[None]) for image in torch.from_numpy(images)]).numpy()
 
     return of
+
+
+class TwoHeaded(nn.Module):
+    """Class logits and a map upsampled to the image: what a segmenter with an auxiliary head gives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1), nn.ReLU())
+        self.mask, self.head = nn.Conv2d(16, 2, 1), nn.Linear(16, 5)
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        x = self.stem(image)
+        mask = nn.functional.interpolate(self.mask(x), scale_factor=2.0, mode="bilinear", align_corners=False)
+        return {"scores": self.head(x.mean((2, 3))), "mask": mask}
+
+
+@pytest.fixture(scope="session")
+def two_headed(tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Module, Exporter]:
+    """The network and its float artifacts, converted on first use: (target, form) -> artifact.
+
+    form: "normalised", or "pixels" with its preprocessing (`HALVES`) folded in.
+    """
+    from edgekd.export import ExportRequest, export_one
+    from edgekd.quant import export_float, save_program
+    from edgekd.runtimes import open_model_file
+
+    folder = tmp_path_factory.mktemp("two-headed")
+    torch.manual_seed(0)
+    net = TwoHeaded().eval()
+    program = save_program(export_float(net, (3, 16, 16), outputs="all"), folder / "float.pt2")
+
+    @cache
+    def one(target: str, form: str) -> Artifact:
+        if target == "null":
+            return open_model_file(program)
+        out = folder / f"{target}-{form}"
+        request = ExportRequest(
+            target=target,
+            precision="fp32",
+            program=program,
+            out=out,
+            fold_preprocessing=form == "pixels",
+            preprocessing=HALVES.to_dict(),
+        )
+        return export_one(request, log=folder / f"{out.name}.log")
+
+    return net, one

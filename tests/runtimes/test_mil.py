@@ -112,8 +112,8 @@ class _Function:
 
 
 def test_operators_that_are_not_interpreted_are_all_named(tmp_path):
-    with pytest.raises(InputError, match=r"the MIL interpreter does not know lstm, topk; its numerics can only be"):
-        MilProgram(_Function("lstm", "const", "relu", "topk"), where=tmp_path / "m.mlpackage")
+    with pytest.raises(InputError, match=r"the MIL interpreter does not know gru, lstm; its numerics can only be"):
+        MilProgram(_Function("lstm", "const", "relu", "gru"), where=tmp_path / "m.mlpackage")
 
 
 def test_a_package_whose_weights_are_cut_short_is_refused(exported, tmp_path):
@@ -130,3 +130,55 @@ def test_a_package_whose_weights_are_cut_short_is_refused(exported, tmp_path):
     )
     with pytest.raises(InputError, match=r"broken\.mlpackage: cannot reload its MIL program"):
         open_session(artifact)
+
+
+class Shuffled(nn.Module):
+    """Two branches whose channels are shuffled together: coremltools writes it as one interleaved `concat`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Conv2d(3, 32, 3), nn.Conv2d(3, 32, 3)
+
+    def forward(self, image: Tensor) -> Tensor:
+        both = torch.cat([self.left(image), self.right(image)], 1)
+        batch, channels, height, width = both.shape
+        mixed = both.view(batch, 2, channels // 2, height, width).transpose(1, 2).reshape(both.shape)
+        return (mixed * torch.arange(channels).reshape(-1, 1, 1)).mean((2, 3))
+
+
+def test_a_channel_shuffle_keeps_its_order(tmp_path):
+    torch.manual_seed(0)
+    net = Shuffled().eval()
+    assert snr_db(net, coreml_of(net, (3, 8, 8), tmp_path), (3, 8, 8)) > 100
+
+
+@pytest.mark.parametrize(("form", "kind"), [("linear", "constexpr_affine"), ("palette", "constexpr_lut_to_dense")])
+def test_weights_that_coremltools_compressed_are_read_back(tmp_path, form, kind):
+    from edgekd.runtimes.coreml import quiet_coremltools
+
+    torch.manual_seed(0)
+    net = Shuffled().eval()
+    artifact = coreml_of(net, (3, 8, 8), tmp_path)
+    with quiet_coremltools() as tools:
+        import coremltools.optimize.coreml as optimise
+
+        model = tools.models.MLModel(str(artifact.path), skip_model_load=True)
+        small = optimise.OptimizationConfig(
+            optimise.OpLinearQuantizerConfig(weight_threshold=16)
+            if form == "linear"
+            else optimise.OpPalettizerConfig(mode="uniform", nbits=8, weight_threshold=16)
+        )
+        shrink = optimise.linear_quantize_weights if form == "linear" else optimise.palettize_weights
+        shrink(model, small).save(str(tmp_path / "small.mlpackage"))
+    compressed = artifact.model_copy(update={"path": tmp_path / "small.mlpackage"})
+    assert any(op.op_type.startswith(kind) for op in load_mil(compressed.path).operations)
+    assert 30 < snr_db(net, compressed, (3, 8, 8)) < 100
+
+
+def test_fp16_values_overflow_as_they_would_on_the_device(tmp_path):
+    class Loud(nn.Module):
+        def forward(self, image: Tensor) -> Tensor:
+            return (image * 300.0 * 300.0).mean((2, 3)) / 9e4
+
+    loud = coreml_of(Loud(), (3, 4, 4), tmp_path, "fp16")
+    assert not np.isfinite(logits(open_session(loud), np.ones((1, 3, 4, 4), np.float32))).all()

@@ -50,9 +50,13 @@ def test_a_free_height_is_refused_with_what_to_do(tmp_path):
         open_model_file(write_onnx(tmp_path / "m.onnx", [1, 3, "h", 8]))
 
 
-def test_two_outputs_are_refused(tmp_path):
-    with pytest.raises(InputError, match="expected one output, it has 2"):
-        open_model_file(write_onnx(tmp_path / "m.onnx", [1, 3, 8, 8], outputs=2))
+def test_every_output_of_a_file_is_declared_and_read_by_its_name(tmp_path):
+    artifact = open_model_file(write_onnx(tmp_path / "m.onnx", [1, 3, 8, 8], outputs=2))
+    assert [(spec.name, spec.layout) for spec in artifact.outputs] == [("y", "NC"), ("flat", "NC")]
+    session = open_session(artifact)
+    raw = session.invoke(session.feed(np.ones((1, 3, 8, 8), np.float32)))
+    assert {name: values.shape for name, values in session.read_all(raw).items()} == {"y": (1, 10), "flat": (1, 192)}
+    assert np.array_equal(session.read(raw), session.read_all(raw)["y"])
 
 
 @pytest.mark.parametrize(

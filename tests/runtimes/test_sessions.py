@@ -11,7 +11,9 @@ import pytest
 
 from edgekd.artifact import Artifact, TensorSpec
 from edgekd.errors import InputError, MissingExtraError
+from edgekd.latency import trace_cost
 from edgekd.runtimes import OpReport, logits, op_report, open_session
+from edgekd.runtimes.session import ComputeOp
 
 VENDOR = pytest.mark.runtime
 RUNTIMES = [
@@ -75,7 +77,7 @@ def test_litert_int8_input_is_quantised_in_feed_and_its_output_dequantised_in_re
     fed = session.feed(images[:1])
     assert (fed.dtype, fed.shape) == (np.int8, (1, 28, 28, 1))
     raw = session.invoke(fed)
-    assert raw.dtype == np.int8
+    assert [values.dtype for values in raw] == [np.int8]
     assert session.read(raw).dtype == np.float32
 
 
@@ -144,6 +146,56 @@ def test_a_runtime_that_is_not_installed_names_its_extra(tmp_path, monkeypatch):
     monkeypatch.setattr("edgekd.runtimes.opening.find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"needs openvino \(not installed\); pip install 'edgekd\[openvino\]'"):
         open_session(artifact_at(tmp_path, "openvino"))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("target", RUNTIMES)
+def test_every_runtime_counts_the_multiply_adds_that_the_network_has(exported, multiply_adds, target, precision):
+    report = op_report(exported(target, precision))
+    assert report.macs == multiply_adds
+    assert report.int8_macs_share == pytest.approx(1.0 if precision == "int8" else 0.0, abs=0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", RUNTIMES)
+def test_mobilenet_v3s_multiply_adds_are_counted_alike_everywhere(tmp_path, target):
+    from torchvision.models import mobilenet_v3_small
+
+    from edgekd.export import ExportRequest, export_one
+    from edgekd.quant import export_float, save_program
+    from edgekd.runtimes import open_model_file
+
+    net = mobilenet_v3_small(num_classes=10).eval()
+    program = save_program(export_float(net, (3, 64, 64)), tmp_path / "float.pt2")
+    request = ExportRequest(target=target, precision="fp32", program=program, out=tmp_path / target)
+    artifact = open_model_file(program) if target == "null" else export_one(request, log=tmp_path / "log")
+    assert op_report(artifact).macs == pytest.approx(trace_cost(net, (1, 3, 64, 64)).macs, rel=0.01)
+
+
+def test_float_operators_are_named_with_the_most_multiply_adds_first():
+    compute = [
+        ComputeOp(name=name, kind="conv", op_type="Conv", int8=name == "b", macs=macs)
+        for name, macs in (("a", 5), ("b", 80), ("c", 15))
+    ]
+    report = OpReport.of({"Conv": 3}, compute, source="a graph")
+    assert report.float_convs == ("Conv c", "Conv a")
+    assert (report.macs, report.int8_macs_share) == (100, 0.8)
+
+
+@VENDOR
+def test_litert_says_what_its_delegate_takes_and_what_only_moves_data(exported):
+    detail = op_report(exported("tflite", "int8")).detail
+    assert detail["undelegated"] == {}
+    assert detail["delegated_ops"] > 0
+    assert "TRANSPOSE" not in detail["layout_ops"]
+
+
+@VENDOR
+def test_openvino_says_what_it_would_run_by_default_and_with_which_kernels(exported):
+    quantised, plain = (op_report(exported("openvino", name)).detail for name in ("int8", "fp32"))
+    assert set(plain["precisions"]) == {"Convolution f32", "FullyConnected f32"}
+    assert sum(plain["default_precisions"].values()) == sum(plain["primitives"].values()) == 5
+    assert not any("f32" in key for key in quantised["default_precisions"] if key.startswith("Conv"))
 
 
 def test_int8_share_of_a_graph_without_compute_is_zero():
