@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgekd.artifact import Artifact
+from edgekd.artifact import Artifact, Holds, TensorSpec
 from edgekd.device_benchmarks.contender import (
     Contender,
     ExportedArtifact,
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from edgekd.runtimes import Executed, Session
+    from edgekd.runtimes import Executed, FloatArray, Session
+    from edgekd.runtimes.session import Images
 
 _PACKAGE = {
     "tflite": "ai_edge_litert.interpreter",
@@ -45,6 +46,7 @@ class Loaded:
     input_shape: tuple[int, ...]
     runtime: str
     sha256: str | None = None
+    holds: Holds = "normalised"
 
 
 def runtime_of(source: Source) -> str:
@@ -72,22 +74,36 @@ def import_runtime(source: Source) -> None:
 
 def load(contender: Contender, *, threads: int) -> Loaded:
     """Load the model on `threads` threads. Raises: InputError: it cannot be found, read or run here."""
+    source = contender.source
+    if isinstance(source, ExportedArtifact):
+        return _from_artifact(source.artifact, threads=threads, options=source.options)
+    return _eager(contender, module_of(contender), threads=threads)
+
+
+def module_of(contender: Contender) -> tuple[nn.Module, tuple[int, ...]]:
+    """The PyTorch module that a contender names, and its input's shape [1, C, H, W].
+
+    Raises: InputError: it names none, or one that cannot be found or read.
+    """
     match contender.source:
-        case ExportedArtifact() as source:
-            return _from_artifact(source.artifact, threads=threads, options=source.options)
         case TeacherModule() as source:
-            return _eager(contender, _teacher(source), threads=threads)
+            return _teacher(source)
         case StudentModule() as source:
-            return _eager(contender, _student(source), threads=threads)
+            return _student(source)
         case ZooModule() as source:
-            return _eager(contender, _zoo(source), threads=threads)
-        case Replay():
-            raise InputError("a replay has no model to load", where=contender.name)
+            return _zoo(source)
+        case _:
+            raise InputError("not a PyTorch module", where=contender.name)
 
 
-def example_image(shape: tuple[int, ...]) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """The same standard-normal image for every contender of a shape, float32: no denormals, no special zeros."""
-    return np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
+def example_image(shape: tuple[int, ...], holds: Holds = "normalised") -> np.ndarray[Any, np.dtype[np.float32]]:
+    """The same image for every contender of a shape, float32: standard normal (no denormals, no special zeros), or
+    whole pixel values 0..255 where the model normalises them itself.
+    """
+    rng = np.random.default_rng(0)
+    if holds == "pixels":
+        return rng.integers(0, 256, shape).astype(np.float32)
+    return rng.standard_normal(shape, dtype=np.float32)
 
 
 def _from_artifact(artifact: Artifact, *, threads: int, options: dict[str, Any]) -> Loaded:
@@ -95,9 +111,14 @@ def _from_artifact(artifact: Artifact, *, threads: int, options: dict[str, Any])
 
     session = open_session(artifact, threads=threads, options=options)
     spec = artifact.inputs[0]
-    shape = tuple(spec.shape[i] for i in (0, 3, 1, 2)) if spec.layout == "NHWC" else spec.shape
     name = runtime_of(ExportedArtifact(artifact=artifact))
-    return Loaded(session, tuple(1 if size < 1 else size for size in shape), name, artifact.sha256)
+    return Loaded(session, image_shape(spec), name, artifact.sha256, spec.holds)
+
+
+def image_shape(spec: TensorSpec) -> tuple[int, ...]:
+    """NCHW, free sizes taken as 1."""
+    shape = tuple(spec.shape[i] for i in (0, 3, 1, 2)) if spec.layout == "NHWC" else spec.shape
+    return tuple(1 if size < 1 else size for size in shape)
 
 
 class EagerSession:
@@ -109,7 +130,7 @@ class EagerSession:
     def __init__(self, module: nn.Module) -> None:
         self._module = module
 
-    def feed(self, images: np.ndarray[Any, np.dtype[np.float32]]) -> torch.Tensor:
+    def feed(self, images: Images) -> torch.Tensor:
         import torch
 
         return torch.from_numpy(images.copy())
@@ -121,9 +142,16 @@ class EagerSession:
             return self._module(fed)
 
     def read(self, raw: Any) -> np.ndarray[Any, np.dtype[np.float32]]:
-        first = next(iter(raw.values())) if isinstance(raw, dict) else raw[0] if isinstance(raw, tuple | list) else raw
-        values: np.ndarray[Any, np.dtype[np.float32]] = first.detach().float().numpy().copy()
-        return values
+        return next(iter(self.read_all(raw).values()))
+
+    def read_all(self, raw: Any) -> dict[str, FloatArray]:
+        if isinstance(raw, dict):
+            named = dict(raw)
+        elif isinstance(raw, tuple | list):
+            named = {f"output_{number}": values for number, values in enumerate(raw)}
+        else:
+            named = {"logits": raw}
+        return {name: values.detach().float().numpy().copy() for name, values in named.items()}
 
     def close(self) -> None:
         del self._module

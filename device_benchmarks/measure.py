@@ -9,6 +9,7 @@ import random
 import shlex
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from edgekd.device_benchmarks.null import ReplayRunner
 from edgekd.device_benchmarks.process import Worker
 from edgekd.device_benchmarks.schedule import MODES, BlockPlan, Mode, Schedule, abba, plan_blocks
 from edgekd.device_benchmarks.summary import compare, summarise
+from edgekd.device_benchmarks.transports.errors import DeviceLostError
 from edgekd.errors import EdgekdError, InputError, did_you_mean
 
 Progress = Callable[[str, float], None]
@@ -57,11 +59,44 @@ Launch = Callable[[Contender, int, int], Runner]
 """(contender, threads, which fresh process) -> its runner; the default is a subprocess on this host."""
 
 
+class Place(Protocol):
+    """Where contenders run: this host, or a device that a session holds."""
+
+    @property
+    def name(self) -> str:
+        """For the provenance."""
+
+    def launch(self, contender: Contender, threads: int, process: int, /) -> Runner:
+        """Start one contender in a fresh process there."""
+
+    def state(self) -> HostState:
+        """Its state now."""
+
+    def recover(self, error: DeviceLostError, /) -> None:
+        """Reach it again after its link was lost. Raises: DeviceLostError: it cannot be reached."""
+
+
 def launch(contender: Contender, threads: int, process: int) -> Runner:
     """A worker on this host, or the null device for a replay."""
     if isinstance(contender.source, Replay):
         return ReplayRunner(contender, contender.source, skip=process * len(contender.source.wall_ns) // 5)
     return Worker(contender, threads=threads)
+
+
+@dataclass
+class ThisHost:
+    """The `Place` that is here. launch: a test's own runners."""
+
+    launch: Launch = launch
+    name: str = "local"
+
+    def state(self) -> HostState:
+        """Of this host."""
+        return host_state()
+
+    def recover(self, error: DeviceLostError, /) -> None:
+        """There is no link to lose."""
+        raise error
 
 
 @dataclass
@@ -81,7 +116,7 @@ class _Session:
     """Settings and records of one call of `measure_all`."""
 
     schedule: Schedule
-    launch: Launch
+    place: Place
     rng: random.Random
     keep_going: bool
     on_progress: Progress
@@ -89,6 +124,8 @@ class _Session:
     failures: dict[str, str] = field(default_factory=dict)
     plan: BlockPlan | None = None
     seconds_per_run: dict[str, float] = field(default_factory=dict)
+    launched: int = 0
+    interruptions: list[str] = field(default_factory=list)
 
     def attempt(self, name: str, action: Callable[[], None]) -> None:
         """Run the action unless the contender has failed before; record its failure, or let it pass up."""
@@ -96,6 +133,8 @@ class _Session:
             return
         try:
             action()
+        except DeviceLostError:  # that concerns all of them
+            raise
         except EdgekdError as error:
             if not self.keep_going:
                 raise
@@ -115,7 +154,7 @@ def measure_all(
     seed: int = 0,
     processes: int | None = None,
     keep_going: bool = False,
-    launch: Launch = launch,
+    place: Place | None = None,
     on_progress: Progress | None = None,
     command: str | None = None,
 ) -> MeasurementSet:
@@ -125,28 +164,49 @@ def measure_all(
     or a Schedule of one's own. processes: instead of the mode's. threads: CPU threads of one inference. seed: of order
     and bootstrap.
     keep_going: a contender that fails is recorded in `failures` and the others go on; else its error passes up.
+    place: where; this host by default. A place whose link is lost and comes back goes on with the rounds that are left,
+    in fresh processes; one that does not come back leaves a set with `partial`, if there is a whole round to keep.
     command: what to put into the provenance; this process's command line by default.
     Raises: InputError: no contenders, names that repeat, or a pair that names none of them; or a model that does not
         load. CheckError: a worker died, hung or answered nonsense; names the contender, with its last lines.
+        DeviceLostError: the device went before there was anything to keep.
     """
     chosen = mode if isinstance(mode, Schedule) else MODES[mode]
     chosen = chosen.model_copy(update={"processes": processes}) if processes else chosen
     _refuse(contenders, pairs, threads=threads, processes=chosen.processes)
     records = {c.name: _Record(c, c.threads or threads) for c in contenders}
-    session = _Session(chosen, launch, random.Random(seed), keep_going, on_progress or (lambda _, __: None), records)
-    start, before = time.perf_counter(), host_state()
-    for process in range(chosen.processes):
-        _one_process_each(session, process)
-    ends = (before, host_state())
+    where = place or ThisHost()
+    session = _Session(chosen, where, random.Random(seed), keep_going, on_progress or (lambda _, __: None), records)
+    start, before = time.perf_counter(), where.state()
+    stopped = _all_processes(session)
+    ends = (before, before if stopped else where.state())
     line = shlex.join(sys.argv) if command is None else command
     settings = {"mode": chosen.name, "seed": seed, "processes": chosen.processes, "command": line}
-    measured = {name: _measurement(records[name], ends, settings) for name in session.living()}
+    return _gathered(session, ends, settings, pairs, stopped).model_copy(
+        update={"seconds": time.perf_counter() - start}
+    )
+
+
+def _gathered(
+    session: _Session,
+    ends: tuple[HostState, HostState],
+    settings: Mapping[str, Any],
+    pairs: Sequence[tuple[str, str]],
+    stopped: str | None,
+) -> MeasurementSet:
+    records = session.records
+    measured = {n: _measurement(records[n], session.place.name, ends, settings) for n in session.living()}
+    emulated = ends[0].emulated  # a ratio of emulated times would be as wrong as they are, and read like a speedup
+    wanted = [] if emulated else [pair for pair in pairs if set(pair) <= measured.keys()]
     return MeasurementSet(
-        mode=chosen.name,
-        seconds=time.perf_counter() - start,
+        kind="emulated" if emulated else "measured",
+        mode=settings["mode"],
+        seconds=0,
         measurements=tuple(measured.values()),
-        ratios=tuple(compare(measured[b], measured[c], seed=seed) for b, c in pairs if {b, c} <= measured.keys()),
+        ratios=tuple(compare(measured[b], measured[c], seed=settings["seed"]) for b, c in wanted),
         failures=session.failures,
+        interruptions=tuple(session.interruptions),
+        partial=stopped,
     )
 
 
@@ -163,13 +223,52 @@ def _refuse(contenders: Sequence[Contender], pairs: Sequence[tuple[str, str]], *
             raise InputError(f"no contender '{name}' to compare", fix=did_you_mean(name, names))
 
 
-def _one_process_each(session: _Session, process: int) -> None:
+def _all_processes(session: _Session) -> str | None:
+    """Every round of every process; why it stopped before, when the link went for good.
+
+    Raises: DeviceLostError: that happened before the first whole round.
+    """
+    for process in range(session.schedule.processes):
+        first_round = 0
+        while True:
+            try:
+                _one_process_each(session, process, first_round)
+                session.launched += 1
+                break
+            except DeviceLostError as error:
+                first_round = _whole_rounds(session, first_round)
+                session.launched += 1
+                try:
+                    session.place.recover(error)
+                except DeviceLostError as gone:
+                    if not any(record.blocks for record in session.records.values()):
+                        raise gone from error
+                    return str(gone)
+                session.interruptions.append(str(error))
+    return None
+
+
+def _whole_rounds(session: _Session, first_round: int) -> int:
+    """Drop the round that was cut, since its pairs are not whole, and keep the process's facts; the next round."""
+    living = [session.records[name] for name in session.living()]
+    blocks = [b for record in living for b in record.blocks if b.process == session.launched]
+    counts = Counter(block.round for block in blocks)
+    next_round = max((n + 1 for n, count in counts.items() if count == 2 * len(living)), default=first_round)
+    for record in living:
+        kept = [b for b in record.blocks if b.process != session.launched or b.round < next_round]
+        if any(b.process == session.launched for b in kept):
+            record.processes.append(_facts(record, {"peak_rss_mib": None, "model_rss_mib": None, "pss_mib": None}))
+        record.blocks = kept
+    return next_round
+
+
+def _one_process_each(session: _Session, process: int, first_round: int) -> None:
     """Fresh processes for all, loaded and warmed one by one, then the rounds; all are reaped on any way out."""
     runners: dict[str, Runner] = {}
     with ExitStack() as reaped:
         for name in session.living():
             record = session.records[name]
-            runners[name] = session.launch(record.contender, record.threads, process)
+            runners[name] = session.place.launch(record.contender, record.threads, session.launched)
             reaped.callback(runners[name].close)
         for name, runner in runners.items():
             _tell(session, process, 0.0, f"loading {name}")
@@ -178,7 +277,7 @@ def _one_process_each(session: _Session, process: int) -> None:
             return
         if session.plan is None:
             session.plan = plan_blocks(session.schedule, {n: session.seconds_per_run[n] for n in session.living()})
-        _rounds(session, session.plan, process, runners)
+        _rounds(session, session.plan, process, first_round, runners)
         for name in session.living():
             session.attempt(name, partial(_finish, session.records[name], runners[name]))
 
@@ -192,32 +291,37 @@ def _warm(session: _Session, name: str, runner: Runner) -> None:
     session.seconds_per_run.setdefault(name, max(1e-6, warm["recent_ns"] / 1e9))
 
 
-def _rounds(session: _Session, plan: BlockPlan, process: int, runners: Mapping[str, Runner]) -> None:
-    for number in range(plan.rounds):
+def _rounds(session: _Session, plan: BlockPlan, process: int, first_round: int, runners: Mapping[str, Runner]) -> None:
+    for number in range(first_round, plan.rounds):
         _tell(session, process, number / plan.rounds, f"round {number + 1} of {plan.rounds}")
         for name in abba(session.living(), session.rng):
-            session.attempt(name, partial(_block, session, plan, runners[name], process, number))
+            session.attempt(name, partial(_block, session, plan, runners[name], number))
 
 
-def _block(session: _Session, plan: BlockPlan, runner: Runner, process: int, number: int) -> None:
+def _block(session: _Session, plan: BlockPlan, runner: Runner, number: int) -> None:
     runs, lead_in = plan.runs[runner.name], plan.lead_in[runner.name]
     expected_s = (runs + lead_in) * session.seconds_per_run[runner.name]
     answer = runner.block(runs=runs, lead_in=lead_in, expected_s=expected_s)
-    block = Block(process=process, round=number, wall_ns=tuple(answer["wall_ns"]), cpu_ns=tuple(answer["cpu_ns"]))
+    block = Block(
+        process=session.launched, round=number, wall_ns=tuple(answer["wall_ns"]), cpu_ns=tuple(answer["cpu_ns"])
+    )
     session.records[runner.name].blocks.append(block)
 
 
 def _finish(record: _Record, runner: Runner) -> None:
+    record.processes.append(_facts(record, runner.finish()))
+
+
+def _facts(record: _Record, memory: Mapping[str, Any]) -> ProcessFacts:
     warm = record.cold["warm"]
-    facts = ProcessFacts(
+    return ProcessFacts(
         import_ms=record.cold["import_ms"],
         load_ms=record.loaded["load_ms"],
         first_inference_ms=record.loaded["first_inference_ms"],
         warm_up_ns=tuple(warm["wall_ns"]),
         warm_up_converged=warm["converged"],
-        **runner.finish(),
+        **memory,
     )
-    record.processes.append(facts)
 
 
 def _tell(session: _Session, process: int, fraction: float, what: str) -> None:
@@ -225,14 +329,15 @@ def _tell(session: _Session, process: int, fraction: float, what: str) -> None:
     session.on_progress(f"process {process + 1} of {total}: {what}", (process + fraction) / total)
 
 
-def _measurement(record: _Record, ends: tuple[HostState, HostState], settings: Mapping[str, Any]) -> Measurement:
+def _measurement(
+    record: _Record, place: str, ends: tuple[HostState, HostState], settings: Mapping[str, Any]
+) -> Measurement:
     loaded = record.loaded
     runtime = loaded["runtime"]
-    package = _DISTRIBUTION.get(runtime, runtime)
     provenance = Provenance(
-        device="null" if runtime == "replay" else "local",
+        device="null" if runtime == "replay" else place,
         runtime=runtime,
-        runtime_version=installed_versions([package]).get(package),
+        runtime_version=_runtime_version(loaded),
         executed=loaded["executed"],
         threads=record.threads,
         affinity=record.contender.affinity,
@@ -241,6 +346,16 @@ def _measurement(record: _Record, ends: tuple[HostState, HostState], settings: M
         artifact_sha256=loaded["artifact_sha256"],
         host_start=ends[0],
         host_end=ends[1],
+        parity=loaded.get("parity"),
+        cpu_clock=loaded.get("cpu_clock", True),
         **settings,
     )
     return summarise(record.contender.name, record.blocks, record.processes, provenance, note=loaded["note"])
+
+
+def _runtime_version(loaded: Mapping[str, Any]) -> str | None:
+    """As the device said it; a worker of this host leaves it to the installed packages."""
+    if "runtime_version" in loaded:
+        return str(loaded["runtime_version"]) if loaded["runtime_version"] else None
+    package = _DISTRIBUTION.get(loaded["runtime"], loaded["runtime"])
+    return installed_versions([package]).get(package)

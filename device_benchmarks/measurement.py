@@ -6,9 +6,10 @@ from typing import Literal
 
 from edgekd.artifact import Frozen
 from edgekd.device_benchmarks.host import HostState
-from edgekd.errors import InputError
+from edgekd.errors import CheckError, InputError
 
-Verdict = Literal["valid", "noisy", "contended", "drifting", "throttled", "fallback"]
+Verdict = Literal["valid", "noisy", "contended", "drifting", "throttled", "fallback", "emulated"]
+Kind = Literal["measured", "emulated"]
 
 
 class Block(Frozen):
@@ -38,8 +39,25 @@ class ProcessFacts(Frozen):
     read_p50_ms: float | None = None
 
 
+class Parity(Frozen):
+    """Outputs of one file on two machines for one input: the largest difference over the largest reference value.
+
+    holds: within the bar of its kind, 1e-4 for float files and 2% for integer ones (a rounding step here and there).
+    """
+
+    max_relative_error: float
+    bar: float
+    holds: bool
+    against: str
+
+
 class Provenance(Frozen):
-    """Enough to measure again: the device's state at both ends, the input, the settings and the command line."""
+    """Enough to measure again: the device's state at both ends, the input, the settings and the command line.
+
+    device: as the user named it; what it is stands in host_start, which is the device's and not this computer's.
+    parity: how its outputs differ from this computer's on the same file and input. cpu_clock: False where the tool on
+    the device tells no CPU time, and `cpu_ns` repeats the wall clock.
+    """
 
     device: str
     runtime: str
@@ -56,6 +74,8 @@ class Provenance(Frozen):
     command: str
     host_start: HostState
     host_end: HostState
+    parity: Parity | None = None
+    cpu_clock: bool = True
 
 
 class Measurement(Frozen):
@@ -64,9 +84,10 @@ class Measurement(Frozen):
 
     p90_ms, p95_ms, p99_ms: None below their sample minimum (64, 130, 662). ci_lo_ms, ci_hi_ms: 95% interval of p50, the
     hull of order-statistic, block-bootstrap and process medians. verdict: "valid", or the worst of `warnings`.
+    kind: "emulated" where the device was an emulator: the plumbing and the outputs count then, the times do not.
     """
 
-    kind: Literal["measured"] = "measured"
+    kind: Kind = "measured"
     name: str
     p50_ms: float
     p90_ms: float | None
@@ -130,15 +151,21 @@ class PairedRatio(Frozen):
 
 
 class MeasurementSet(Frozen):
-    """One interleaved session: the contenders, the ratios asked for, and who failed, with the reason."""
+    """One interleaved session: the contenders, the ratios asked for, and who failed, with the reason.
+
+    interruptions: how the link to the device was lost, each time that measuring went on afterwards with the rounds that
+    were left. partial: why it did not go on; the whole rounds up to then are here.
+    """
 
     schema_version: Literal[1] = 1
-    kind: Literal["measured"] = "measured"
+    kind: Kind = "measured"
     mode: str
     seconds: float
     measurements: tuple[Measurement, ...]
     ratios: tuple[PairedRatio, ...]
     failures: dict[str, str]
+    interruptions: tuple[str, ...] = ()
+    partial: str | None = None
 
     def measurement(self, name: str) -> Measurement:
         """By the contender's name. Raises: InputError: it is not in the set, or it failed (the reason is given)."""
@@ -146,6 +173,13 @@ class MeasurementSet(Frozen):
             if measurement.name == name:
                 return measurement
         raise InputError(self.failures.get(name, f"no contender '{name}' was measured"))
+
+    def latency(self, name: str) -> Measurement:
+        """As `measurement`, for a report or a budget. Raises: CheckError: it was timed in an emulator."""
+        found = self.measurement(name)
+        if found.kind == "emulated":
+            raise CheckError("emulated times are no latency", where=name, fix="measure on the device itself")
+        return found
 
     def ratio(self, baseline: str, contender: str) -> PairedRatio | None:
         """The ratio of a pair, or None when it was not asked for or one of the two failed."""

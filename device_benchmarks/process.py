@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import IO, Any
 
 from edgekd.device_benchmarks.contender import Contender
@@ -20,12 +20,15 @@ from edgekd.errors import CheckError, EdgekdError, InputError
 WORKER = (sys.executable, "-P", "-m", "edgekd.device_benchmarks.worker")
 ANSWER_TIMEOUT_S = 180.0
 _TAIL_LINES = 4
+Explain = Callable[[int | None, str], EdgekdError | None]
 
 
 class Worker:
     """One contender in its own process, as a `Runner`; whoever starts it must `close` it (or use a `with`).
 
-    command: what to start (a test's faulty worker, say). timeout_s: how long an answer may take beyond its own work.
+    command: what to start (a device's runner, a test's faulty worker). first: what to ask it first, instead of the
+    contender itself. timeout_s: how long an answer may take beyond its own work. device: where it runs, for errors.
+    explain: (exit status, stderr) of a process that died or fell silent -> what that means, or None.
     """
 
     def __init__(
@@ -35,8 +38,13 @@ class Worker:
         threads: int,
         command: Sequence[str] = WORKER,
         timeout_s: float = ANSWER_TIMEOUT_S,
+        first: Mapping[str, Any] | None = None,
+        device: str = "",
+        explain: Explain | None = None,
     ) -> None:
         self.name, self._timeout_s = contender.name, timeout_s
+        self._where = f"{device + ', ' if device else ''}contender '{contender.name}'"
+        self._explain = explain or (lambda code, said: None)
         # A file, since a pipe that nobody reads would block a chatty library.
         self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (close() closes it)
         self._buffer = b""
@@ -49,7 +57,7 @@ class Worker:
             env=_environment(threads),
             start_new_session=True,
         )
-        self._send({"do": "prepare", "contender": contender.model_dump(mode="json"), "threads": threads})
+        self._send({"do": "prepare", **(first or {"contender": contender.model_dump(mode="json")}), "threads": threads})
 
     @property
     def pid(self) -> int:
@@ -99,6 +107,10 @@ class Worker:
         self._process.wait()
         self._stderr.close()
 
+    def ask(self, do: str, *, doing: str, **arguments: Any) -> dict[str, Any]:
+        """Any other command that the process knows."""
+        return self._ask(doing, 0, do=do, **arguments)
+
     def _ask(self, doing: str, extra_s: float, **command: Any) -> dict[str, Any]:
         self._send(command)
         return self._answer(doing, self._timeout_s + extra_s)
@@ -119,7 +131,7 @@ class Worker:
         if not isinstance(answer, dict):
             raise self._failure(f"answered with something that is no JSON object while {doing}: {line[:80]!r}")
         if "error" in answer and answer.get("input"):
-            raise InputError(str(answer["error"]), where=f"contender '{self.name}'")
+            raise InputError(str(answer["error"]), where=self._where)
         if "error" in answer:
             raise self._failure(f"failed while {doing}: {answer['error']}")
         return answer
@@ -132,10 +144,12 @@ class Worker:
             selector.register(stream, selectors.EVENT_READ)
             while b"\n" not in self._buffer:
                 if not selector.select(max(0.0, deadline - time.monotonic())):
-                    raise self._failure(f"gave no answer within {timeout_s:.0f} s while {doing}")
+                    silent = self._failure(f"gave no answer within {timeout_s:.0f} s while {doing}")
+                    raise self._explain(None, self._stderr_end()) or silent
                 chunk = os.read(stream.fileno(), 1 << 16)
                 if not chunk:
-                    raise self._failure(f"died while {doing} ({self._exit_text()})")
+                    dead = self._failure(f"died while {doing} ({self._exit_text()})")
+                    raise self._explain(self._process.poll(), self._stderr_end()) or dead
                 self._buffer += chunk
         line, _, self._buffer = self._buffer.partition(b"\n")
         return line
@@ -153,13 +167,16 @@ class Worker:
 
     def _failure(self, what: str) -> EdgekdError:
         said = self._last_words()
-        return CheckError(f"its process {what}{f'; it said: {said}' if said else ''}", where=f"contender '{self.name}'")
+        return CheckError(f"its process {what}{f'; it said: {said}' if said else ''}", where=self._where)
 
     def _last_words(self) -> str:
+        lines = [line.strip() for line in self._stderr_end().splitlines()]
+        return " | ".join([line for line in lines if line][-_TAIL_LINES:])
+
+    def _stderr_end(self) -> str:
         with contextlib.suppress(OSError, ValueError):
             size = os.fstat(self._stderr.fileno()).st_size
-            tail = os.pread(self._stderr.fileno(), 4096, max(0, size - 4096)).decode(errors="replace")
-            return " | ".join([line.strip() for line in tail.splitlines() if line.strip()][-_TAIL_LINES:])
+            return os.pread(self._stderr.fileno(), 4096, max(0, size - 4096)).decode(errors="replace")
         return ""
 
 

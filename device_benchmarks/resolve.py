@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edgekd.artifact import Artifact
+from edgekd.device_benchmarks import device_runner
 from edgekd.device_benchmarks.contender import (
     Contender,
     StudentModule,
@@ -21,6 +22,7 @@ from edgekd.files import read_json
 from edgekd.targets import get_target
 
 MODEL_SUFFIXES = (".tflite", ".onnx", ".xml", ".pt2", ".mlpackage")
+ON_DEVICES = (*device_runner.RUNTIMES, "tensorrt")
 
 
 @dataclass(frozen=True)
@@ -33,13 +35,19 @@ class ZooOptions:
 
 
 def contenders_of(
-    model: str, *, label: str = "", options: ZooOptions | None = None, runtimes: tuple[str, ...] = ()
+    model: str,
+    *,
+    label: str = "",
+    options: ZooOptions | None = None,
+    runtimes: tuple[str, ...] = (),
+    anywhere: bool = False,
 ) -> list[Contender]:
     """Everything that a name stands for: one contender, or for a run its student and each artifact that runs here.
 
     model: torchvision:NAME, timm:NAME, a model file, a run directory, or a teacher that `edgekd.teachers` alone knows
     (edgekd:fashion-mnist, a .safetensors). With `options.data`, a zoo model is the teacher of that data.
-    runtimes: keep only these of a run's artifacts. label: put before the names, as "baseline ".
+    runtimes: keep only these of a run's artifacts. label: put before the names, as "baseline ". anywhere: for another
+    device, so that what this host cannot run stays, and a run stands for its artifacts alone.
     Raises: InputError: nothing of the kind exists, or nothing of it runs here.
     """
     options, (library, _, name) = options or ZooOptions(), model.partition(":")
@@ -51,9 +59,9 @@ def contenders_of(
     if zoo:
         return [_zoo(model, label, options)]
     if path.suffix in MODEL_SUFFIXES:
-        return [_model_file(path, label=label)]
+        return [_model_file(path, label=label, anywhere=anywhere)]
     if path.is_dir():
-        return _run(path, label=label, runtimes=runtimes)
+        return _run(path, label=label, runtimes=runtimes, anywhere=anywhere)
     if path.exists():
         raise InputError("not a model that can be timed", where=path, fix=f"known: {', '.join(MODEL_SUFFIXES)}")
     fix = f"name torchvision:NAME, timm:NAME, edgekd:NAME, a run directory or a {', '.join(MODEL_SUFFIXES)} file"
@@ -114,9 +122,9 @@ def _teacher(model: str, label: str, options: ZooOptions) -> Contender:
     return Contender(name=f"{label}{model}, torch fp32 eager", source=source)
 
 
-def _model_file(path: Path, *, label: str) -> Contender:
+def _model_file(path: Path, *, label: str, anywhere: bool) -> Contender:
     artifact = _opened(path)
-    if not runs_here(artifact.target):
+    if not anywhere and not runs_here(artifact.target):
         raise InputError(f"this host cannot run {get_target(artifact.target).title} models", where=path)
     return of_artifact(artifact, name=f"{label}{path.name}, {artifact.target} {artifact.precision}")
 
@@ -127,7 +135,7 @@ def _opened(path: Path) -> Artifact:
     return open_model_file(path.resolve())
 
 
-def _run(folder: Path, *, label: str, runtimes: tuple[str, ...]) -> list[Contender]:
+def _run(folder: Path, *, label: str, runtimes: tuple[str, ...], anywhere: bool) -> list[Contender]:
     if not is_run(str(folder)):
         raise InputError(
             "not a run directory (it has no run.json)", where=folder, fix="give the folder that distill wrote"
@@ -136,11 +144,13 @@ def _run(folder: Path, *, label: str, runtimes: tuple[str, ...]) -> list[Contend
     found = {a.target for a in _artifacts(folder)}
     for name in sorted(wanted - found - {"null"}):
         raise InputError(f"the run has no artifact for '{name}'", where=folder, fix=did_you_mean(name, found))
-    here = [a for a in _artifacts(folder) if runs_here(a.target) and (not wanted or a.target in wanted)]
-    contenders = [] if wanted else list(_student(folder, label))
+    runnable = [a for a in _artifacts(folder) if (a.target in ON_DEVICES if anywhere else runs_here(a.target))]
+    here = [a for a in runnable if not wanted or a.target in wanted]
+    contenders = [] if wanted or anywhere else list(_student(folder, label))
     contenders += [of_artifact(a, name=f"{label}student, {a.target} {a.precision}") for a in here]
     if not contenders:
-        raise InputError("nothing of this run can be executed on this host", where=folder)
+        where = "a device" if anywhere else "this host"
+        raise InputError(f"nothing of this run can be executed on {where}", where=folder)
     return contenders
 
 

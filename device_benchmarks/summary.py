@@ -17,7 +17,7 @@ from edgekd.device_benchmarks.measurement import (
     Verdict,
 )
 
-_WORST_FIRST: tuple[Verdict, ...] = ("fallback", "throttled", "contended", "drifting", "noisy")
+_WORST_FIRST: tuple[Verdict, ...] = ("emulated", "fallback", "throttled", "contended", "drifting", "noisy")
 CONFIDENCE = 0.99
 BOOTSTRAP_SAMPLES = 1000
 
@@ -36,6 +36,7 @@ def summarise(
     found = _findings(provenance, clocks, trend, cv, last / first) + _cautions(processes, clocks, cv)
     verdicts = {verdict for verdict, _ in found}
     return Measurement(
+        kind="emulated" if provenance.host_start.emulated else "measured",
         name=name,
         p50_ms=statistics.median(wall_ms),
         p90_ms=statistics.percentile(wall_ms, 90),
@@ -95,6 +96,10 @@ def _findings(
     slowdown: float,
 ) -> list[tuple[Verdict | None, str]]:
     found: list[tuple[Verdict | None, str]] = []
+    if provenance.host_start.emulated:
+        found.append(("emulated", "run in an emulator: the times say nothing about any device"))
+    if not provenance.cpu_clock:
+        found.append((None, "no CPU time is told: whether it waited for a core is not known"))
     if provenance.executed != "runtime":
         found.append(("fallback", f"not the artifact's own runtime: {provenance.executed}"))
     if provenance.mode == "sustained" and slowdown > statistics.THROTTLED_RATIO:

@@ -50,7 +50,7 @@ class Bench:
         start = time.perf_counter_ns()
         self._loaded = loading.load(self._contender, threads=self._threads)
         load_ms = _ms_since(start)
-        image = loading.example_image(self._loaded.input_shape)
+        image = loading.example_image(self._loaded.input_shape, self._loaded.holds)
         self._image, session = image, self._loaded.session
         self._fed, self._invoke = session.feed(image), session.invoke
         start = time.perf_counter_ns()

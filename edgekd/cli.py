@@ -13,14 +13,14 @@ from typing import Annotated, Any
 import typer
 
 from edgekd import __version__
-from edgekd.commands import distill, doctor, estimate, export, plan, profile, profiles, verify
+from edgekd.commands import devices, distill, doctor, estimate, export, plan, profile, profiles, verify
 from edgekd.errors import EdgekdError
 
 # typer carries a click of its own from 0.20 on; the base of its usage errors is public under another name there.
 _USAGE_ERRORS: Any = getattr(typer, "TyperException", None) or typer.BadParameter.__mro__[2]
 
 INTERRUPTED = 130
-_GO_ON = "interrupted; a run goes on with the same command and --resume"
+_GO_ON = "interrupted; a run goes on with the same command and --resume, an export takes what is done from its cache"
 
 app = typer.Typer(
     name="edgekd",
@@ -35,6 +35,7 @@ app = typer.Typer(
 app.command("distill")(distill.distill)
 app.command("plan")(plan.plan)
 app.command("profile")(profile.profile)
+app.command("devices")(devices.devices)
 app.command("export")(export.export)
 app.command("estimate")(estimate.estimate)
 app.add_typer(profiles.app, name="profiles")

@@ -1,4 +1,4 @@
-"""`edgekd profile`: time a model on this host, beside its teacher."""
+"""`edgekd profile`: time a model on this host or on a device, beside its teacher."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -14,8 +14,12 @@ from edgekd.commands import console
 
 if TYPE_CHECKING:
     from edgekd.device_benchmarks import Contender, Measurement, MeasurementSet
+    from edgekd.device_benchmarks.devices import Device
     from edgekd.device_benchmarks.resolve import ZooOptions
     from edgekd.device_benchmarks.schedule import Mode
+
+
+_KINDS = {"measured": "measured", "emulated": "EMULATED, no latency,"}
 
 
 def profile(  # noqa: PLR0913 - a command's options are its parameters
@@ -25,7 +29,10 @@ def profile(  # noqa: PLR0913 - a command's options are its parameters
             help="torchvision:NAME, timm:NAME, edgekd:NAME, a run directory, or a .tflite .onnx .xml .pt2 .mlpackage."
         ),
     ],
-    on: Annotated[str, typer.Option("--on", help="Device. This version measures on: local.")] = "local",
+    on: Annotated[
+        str,
+        typer.Option("--on", help="local, ssh://user@host, adb:SERIAL, names of the devices file (commas), or all."),
+    ] = "local",
     against: Annotated[
         str | None,
         typer.Option("--against", help="What to compare with: as MODEL. Default for a run: its teacher."),
@@ -51,6 +58,9 @@ def profile(  # noqa: PLR0913 - a command's options are its parameters
         str | None, typer.Option("--data", "-d", help="Data whose classes a zoo model is made for.")
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the interleaving and of the bootstrap.")] = 0,
+    devices_file: Annotated[
+        Path | None, typer.Option("--devices", help="Devices file. Default: ~/.config/edgekd/devices.toml.")
+    ] = None,
     json: Annotated[
         bool, typer.Option("--json", help="One JSON document on stdout, every raw sample included.")
     ] = False,
@@ -59,44 +69,74 @@ def profile(  # noqa: PLR0913 - a command's options are its parameters
 
     Example: `edgekd profile runs/jetson-nano-001 --against timm:resnet18 --threads 1`
     """
-    from edgekd.device_benchmarks import measure_all
+    from edgekd.device_benchmarks.devices import load_devices
+    from edgekd.device_benchmarks.fleet import chosen
     from edgekd.device_benchmarks.resolve import ZooOptions, contenders_of
 
-    _refuse_other_devices(on)
-    chosen = _mode(mode)
+    devices = [] if on == "local" else chosen(on, load_devices(devices_file))
+    settings = _Settings(_mode(mode), threads, seed, processes)
     options = ZooOptions(image_size=image_size, weights=weights, data=data)
     names = tuple(n.strip() for n in (runtime or "").split(",") if n.strip())
-    contenders = contenders_of(model, options=options, runtimes=names)
-    baselines = _baselines(model, against, options)
+    contenders = contenders_of(model, options=options, runtimes=names, anywhere=bool(devices))
+    baselines = _baselines(model, against, options, anywhere=bool(devices))
     for line in _remarks(model, [*baselines, *contenders]):
         console.talk().print(line)
+    if devices:
+        _on_devices(devices, baselines, contenders, names=names, settings=settings, json=json)
+    else:
+        _here(baselines, contenders, settings=settings, json=json)
+
+
+class _Settings(NamedTuple):
+    mode: Mode
+    threads: int
+    seed: int
+    processes: int | None
+
+
+def _here(baselines: list[Contender], contenders: list[Contender], *, settings: _Settings, json: bool) -> None:
+    from edgekd.device_benchmarks import measure_all
+
     with _progress() as on_progress:
         measured = measure_all(
             [*baselines, *contenders],
-            mode=chosen,
-            threads=threads,
             pairs=[(b.name, c.name) for b in baselines for c in contenders],
-            seed=seed,
-            processes=processes,
             keep_going=len(contenders) > 1,
             on_progress=on_progress,
+            **settings._asdict(),
         )
     if json:
         console.print_json(measured.model_dump(mode="json"))
     else:
-        _print(measured)
+        _print(measured, "this host")
+        for name, reason in measured.failures.items():
+            console.talk().print(f"failed: {name}: {reason}", markup=False)
     if measured.failures:
         raise typer.Exit(1)
 
 
-def _refuse_other_devices(on: str) -> None:
-    """Raises: InputError: the device is not this host."""
-    from edgekd.errors import InputError
+def _on_devices(
+    devices: list[Device],
+    baselines: list[Contender],
+    contenders: list[Contender],
+    *,
+    names: tuple[str, ...],
+    settings: _Settings,
+    json: bool,
+) -> None:
+    """One device: its set, as from this host. Several: a document with one set for each."""
+    from edgekd.commands import profile_device
 
-    if on != "local":
-        remote = on.startswith(("ssh:", "adb:", "macos:"))
-        what = "measuring over ssh and adb is not in this version" if remote else f"no device '{on}'"
-        raise InputError(what, where="--on", fix="--on local measures on this host")
+    target = names[0] if names else None
+    found = profile_device.measure(devices, baselines, contenders, target=target, **settings._asdict())
+    if json:
+        alone = found.devices[devices[0].name] if len(devices) == 1 else found
+        console.print_json(alone.model_dump(mode="json"))
+    else:
+        for name, measured in found.devices.items():
+            _print(measured, name)
+    if profile_device.tell_problems(found):
+        raise typer.Exit(1)
 
 
 def _mode(text: str) -> Mode:
@@ -110,11 +150,11 @@ def _mode(text: str) -> Mode:
     raise InputError(f"no mode '{text}'", where="--mode", fix=did_you_mean(text, MODES))
 
 
-def _baselines(model: str, against: str | None, options: ZooOptions) -> list[Contender]:
+def _baselines(model: str, against: str | None, options: ZooOptions, *, anywhere: bool) -> list[Contender]:
     from edgekd.device_benchmarks.resolve import contenders_of, is_run, run_baseline
 
     if against is not None:
-        return contenders_of(against, label="baseline ", options=options)
+        return contenders_of(against, label="baseline ", options=options, anywhere=anywhere)
     return run_baseline(Path(model)) if is_run(model) else []
 
 
@@ -146,8 +186,8 @@ def _progress() -> Iterator[Callable[[str, float], None]]:
         yield update
 
 
-def _print(measured: MeasurementSet) -> None:
-    """The table and the ratios to stdout; failures to stderr."""
+def _print(measured: MeasurementSet, where: str) -> None:
+    """The table and the ratios to stdout."""
     from rich.markup import escape
     from rich.table import Table
 
@@ -164,18 +204,21 @@ def _print(measured: MeasurementSet) -> None:
         "peak MiB",
         "verdict",
     )
-    table = Table(*columns, title=f"measured on this host, batch 1, {measured.mode}")
+    table = Table(*columns, title=escape(f"{_KINDS[measured.kind]} on {where}, batch 1, {measured.mode}"))
     for row in measured.measurements:
         table.add_row(*map(escape, _cells(row)))
     out = console.data()
     out.print(table)
     for row in measured.measurements:
-        for text in filter(None, (*row.warnings, row.note)):
+        for text in filter(None, (*row.warnings, row.note, _parity(row))):
             out.print(f"{row.name}: {text}", markup=False)
     for ratio in measured.ratios:
         out.print(ratio.text, markup=False)
-    for name, reason in measured.failures.items():
-        console.talk().print(f"failed: {name}: {reason}", markup=False)
+
+
+def _parity(row: Measurement) -> str:
+    found = row.provenance.parity
+    return f"outputs equal this host's within {found.max_relative_error:.1e} (relative)" if found else ""
 
 
 def _cells(row: Measurement) -> tuple[str, ...]:

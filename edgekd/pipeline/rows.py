@@ -7,6 +7,7 @@ from typing import Any
 
 from edgekd.artifact import Artifact, Precision
 from edgekd.device_benchmarks.host import cpu_flags
+from edgekd.errors import CheckError
 from edgekd.export.check import bars_for
 from edgekd.report import document as d
 
@@ -163,8 +164,10 @@ def check_figures(report: Plain) -> d.CheckFigures:
 
 
 def measurements(measure: Plain, export: Plain, *, on_device: bool) -> Iterator[d.MeasurementRow]:
-    """Every contender of the interleaved session."""
+    """Every contender of the interleaved session. Raises: CheckError: it was timed in an emulator."""
     for row in measure["set"]["measurements"]:
+        if row["kind"] != "measured":
+            raise CheckError(f"{row['kind']} times are no latency", where=row["name"], fix="measure on the device")
         name, origin = row["name"], row["provenance"]
         samples = [ns / 1e6 for block in row["blocks"] for ns in block["wall_ns"]]
         step = max(1, len(samples) // CHART_SAMPLES)

@@ -49,3 +49,18 @@ def test_time_stolen_by_the_hypervisor_is_in_seconds(board: Path) -> None:
 
 def test_versions_name_only_what_is_installed() -> None:
     assert set(host.installed_versions(["numpy", "no-such-package"])) == {"numpy"}
+
+
+def test_a_board_tells_its_model_soc_clocks_and_only_a_hash_of_its_serial(board: Path) -> None:
+    write(board / "proc/device-tree/model", "Raspberry Pi 5 Model B Rev 1.0\0")
+    write(board / "proc/device-tree/compatible", "raspberrypi,5-model-b\0brcm,bcm2712\0")
+    write(board / "proc/device-tree/serial-number", "10000000abcdef\0")
+    write(board / "proc/meminfo", "MemTotal:        8245248 kB\nMemFree:  1 kB\n")
+    for n, khz in ((0, 1500000), (1, 2400000)):
+        write(board / f"sys/devices/system/cpu/cpu{n}/cpufreq/scaling_cur_freq", f"{khz}\n")
+    state = host.host_state()
+    assert (state.device_model, state.soc) == ("Raspberry Pi 5 Model B Rev 1.0", "brcm,bcm2712")
+    assert state.frequencies_mhz == {"cpu0": 1500.0, "cpu1": 2400.0}
+    assert state.memory_mib == pytest.approx(8052, abs=1)
+    assert state.serial_sha256 is not None
+    assert "abcdef" not in state.model_dump_json().replace(state.serial_sha256, "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,14 @@ import pytest
 
 from edgekd.artifact import Artifact
 from edgekd.device_benchmarks import Contender, Replay, StudentModule, measure_all, of_artifact
-from edgekd.device_benchmarks.measure import Runner, launch
+from edgekd.device_benchmarks.host import HostState, host_state
+from edgekd.device_benchmarks.measure import Runner, ThisHost, launch
 from edgekd.device_benchmarks.measurement import MeasurementSet
 from edgekd.device_benchmarks.process import Worker
 from edgekd.device_benchmarks.schedule import Schedule
+from edgekd.device_benchmarks.transports import DeviceLostError
 from edgekd.errors import CheckError, InputError
+from edgekd.pipeline.rows import measurements
 
 BRIEF = Schedule(
     processes=2,
@@ -74,7 +78,7 @@ def test_the_same_seed_gives_the_same_session() -> None:
     def session(seed: int) -> tuple[list[str], MeasurementSet]:
         recorder = Recorder()
         contenders = [replayed("a", 1.0), replayed("b", 1.1), replayed("c", 1.2)]
-        return recorder.blocks, measure_all(contenders, pairs=[("a", "b")], seed=seed, launch=recorder)
+        return recorder.blocks, measure_all(contenders, pairs=[("a", "b")], seed=seed, place=ThisHost(recorder))
 
     (order, first), (again, second), (other, _) = session(1), session(1), session(2)
     assert order == again != other
@@ -83,7 +87,7 @@ def test_the_same_seed_gives_the_same_session() -> None:
 
 def test_blocks_of_all_contenders_interleave_in_every_round() -> None:
     recorder = Recorder()
-    measure_all([replayed("a", 1.0), replayed("b", 1.0)], mode=BRIEF, launch=recorder)
+    measure_all([replayed("a", 1.0), replayed("b", 1.0)], mode=BRIEF, place=ThisHost(recorder))
     rounds = [recorder.blocks[i : i + 4] for i in range(0, len(recorder.blocks), 4)]
     assert len(rounds) == 6
     assert all(r in (["a", "b", "b", "a"], ["b", "a", "a", "b"]) for r in rounds)
@@ -91,7 +95,7 @@ def test_blocks_of_all_contenders_interleave_in_every_round() -> None:
 
 def test_each_of_several_processes_is_fresh_and_closed() -> None:
     recorder = Recorder()
-    found = measure_all([replayed("a", 1.0)], processes=3, launch=recorder)
+    found = measure_all([replayed("a", 1.0)], processes=3, place=ThisHost(recorder))
     assert recorder.closed == ["a"] * 3
     assert len(found.measurement("a").processes) == 3
     assert {block.process for block in found.measurement("a").blocks} == {0, 1, 2}
@@ -100,14 +104,14 @@ def test_each_of_several_processes_is_fresh_and_closed() -> None:
 def test_a_failing_contender_passes_its_error_up_and_all_are_closed() -> None:
     recorder = Recorder(fail="b")
     with pytest.raises(CheckError, match="contender 'b'"):
-        measure_all([replayed("a", 1.0), replayed("b", 1.0)], launch=recorder)
+        measure_all([replayed("a", 1.0), replayed("b", 1.0)], place=ThisHost(recorder))
     assert sorted(recorder.closed) == ["a", "b"]
 
 
 def test_with_keep_going_the_others_finish_and_the_failure_is_recorded() -> None:
     recorder = Recorder(fail="b")
     contenders = [replayed("a", 1.0), replayed("b", 1.0), replayed("c", 1.0)]
-    found = measure_all(contenders, pairs=[("a", "b"), ("a", "c")], keep_going=True, launch=recorder)
+    found = measure_all(contenders, pairs=[("a", "b"), ("a", "c")], keep_going=True, place=ThisHost(recorder))
     assert [row.name for row in found.measurements] == ["a", "c"]
     assert found.failures == {"b": "contender 'b': its process died"}
     assert found.ratio("a", "b") is None
@@ -129,7 +133,7 @@ def test_an_interrupt_reaps_every_process(onnx_contender: Contender) -> None:
 
     other = onnx_contender.model_copy(update={"name": "other"})
     with pytest.raises(KeyboardInterrupt):
-        measure_all([onnx_contender, other], mode=BRIEF, launch=watched, on_progress=interrupt)
+        measure_all([onnx_contender, other], mode=BRIEF, place=ThisHost(watched), on_progress=interrupt)
     assert len(workers) == 2
     for worker in workers:
         with pytest.raises(ProcessLookupError):
@@ -198,3 +202,70 @@ def test_an_eager_torch_student_against_itself(tmp_path: Path) -> None:
     assert ratio.lo < ratio.ratio < ratio.hi
     assert 0.2 < ratio.ratio < 5
     assert found.measurement("student").provenance.runtime == "torch"
+
+
+@dataclass
+class Flaky:
+    """A device made of recordings whose link breaks before the n-th blocks and comes back `returns` times."""
+
+    breaks_at: tuple[int, ...]
+    returns: int = 9
+    emulated: bool = False
+    blocks: int = 0
+    name: str = "flaky"
+
+    def launch(self, contender: Contender, threads: int, process: int, /) -> Runner:
+        runner = launch(contender, threads, process)
+        answer = runner.block
+
+        def block(*, runs: int, lead_in: int, expected_s: float) -> dict[str, list[int]]:
+            self.blocks += 1
+            if self.blocks in self.breaks_at:
+                raise DeviceLostError("the connection broke", where=self.name)
+            return answer(runs=runs, lead_in=lead_in, expected_s=expected_s)
+
+        runner.block = block  # type: ignore[method-assign]
+        return runner
+
+    def state(self) -> HostState:
+        return host_state().model_copy(update={"emulated": self.emulated})
+
+    def recover(self, error: DeviceLostError, /) -> None:
+        self.returns -= 1
+        if self.returns < 0:
+            raise error
+
+
+def test_a_lost_round_is_measured_again_in_fresh_processes_and_the_others_are_kept() -> None:
+    place, contenders = Flaky(breaks_at=(7, 8, 11)), [replayed("a", 2.0), replayed("b", 1.0)]
+    found = measure_all(contenders, mode=BRIEF, processes=1, pairs=[("a", "b")], place=place)
+    assert len(found.interruptions) == 3
+    assert found.partial is None
+    for name in ("a", "b"):
+        blocks = found.measurement(name).blocks
+        assert [b.round for b in blocks] == [r for r in range(blocks[-1].round + 1) for _ in "AA"]
+        assert len({b.process for b in blocks}) == len(found.measurement(name).processes)
+    ratio = found.ratio("a", "b")
+    assert ratio is not None
+    assert ratio.ratio == pytest.approx(2.0, rel=0.05)
+
+
+def test_a_device_that_stays_away_leaves_whole_rounds_and_says_so() -> None:
+    found = measure_all([replayed("a", 1.0)], mode=BRIEF, place=Flaky(breaks_at=(6,), returns=0))
+    assert found.partial == "flaky: the connection broke"
+    assert [b.round for b in found.measurement("a").blocks] == [0, 0, 1, 1]
+    with pytest.raises(DeviceLostError, match="flaky: the connection broke"):
+        measure_all([replayed("a", 1.0)], mode=BRIEF, place=Flaky(breaks_at=(2,), returns=0))
+
+
+def test_emulated_times_are_labelled_compared_with_nothing_and_refused_as_a_latency() -> None:
+    contenders = [replayed("a", 1.0), replayed("b", 1.0)]
+    found = measure_all(contenders, mode=BRIEF, pairs=[("a", "b")], place=Flaky(breaks_at=(), emulated=True))
+    row = found.measurement("a")
+    assert (found.kind, row.kind, row.verdict) == ("emulated", "emulated", "emulated")
+    assert found.ratios == ()
+    with pytest.raises(CheckError, match="a: emulated times are no latency; measure on the device itself"):
+        found.latency("a")
+    document = {"set": found.model_dump(mode="json")}
+    with pytest.raises(CheckError, match="emulated times are no latency"):
+        list(measurements(document, {"artifacts": []}, on_device=True))

@@ -53,17 +53,10 @@ def brief(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(schedule.MODES, "quick", schedule.MODES["quick"].model_copy(update=short))
 
 
-@pytest.mark.parametrize("device", ["ssh://pi@board", "adb:emulator-5554"])
-def test_devices_over_ssh_and_adb_are_refused_with_what_works_now(device: str) -> None:
-    result = CliRunner().invoke(app, ["timm:resnet18", "--on", device])
-    assert isinstance(result.exception, InputError)
-    assert "measuring over ssh and adb is not in this version; --on local" in str(result.exception)
-
-
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
-        (["timm:resnet18", "--on", "pixel"], "--on: no device 'pixel'"),
+        (["timm:resnet18", "--on", "pixel"], "--on: no device 'pixel'; local, ssh://user@host, adb:SERIAL"),
         (["timm:resnet18", "--mode", "qick"], "--mode: no mode 'qick'; did you mean 'quick'"),
         (["resnet18"], "no model 'resnet18'; name torchvision:NAME"),
         (["absent.onnx"], "absent.onnx: no such model"),
