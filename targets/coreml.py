@@ -9,7 +9,8 @@ from __future__ import annotations
 from edgekd.targets.spec import QuantSpec, Scheme, Target
 
 _SCHEMES: tuple[Scheme, ...] = ("affine", "symmetric")
-QUANT: dict[Scheme, QuantSpec] = {scheme: QuantSpec(scheme=scheme) for scheme in _SCHEMES}
+# Core ML has one operator for each; what its engines make of a split one was never measured.
+QUANT: dict[Scheme, QuantSpec] = {scheme: QuantSpec(scheme=scheme, split_gates=False) for scheme in _SCHEMES}
 
 TARGET = Target(
     name="coreml",

@@ -5,9 +5,14 @@ from __future__ import annotations
 import importlib.util
 from typing import Literal
 
+from pydantic import Field
+
 from edgekd.artifact import Frozen, Layout, Precision
 
 Scheme = Literal["affine", "symmetric"]
+Observer = Literal["auto", "minmax", "percentile", "mse"]
+# Kinds of operators that a runtime may rather compute in float; convolutions and linear layers have float_layers.
+OpKind = Literal["softmax", "layer_norm", "gelu", "silu", "sigmoid", "hardswish", "tanh", "matmul", "resize", "pool"]
 
 
 class QuantSpec(Frozen):
@@ -15,6 +20,13 @@ class QuantSpec(Frozen):
 
     activation_*: per tensor; `affine` has a zero point, `symmetric` has zero point 0 (TensorRT refuses any other).
     weight_bits: 7 on x86 without VNNI, where u8 x i8 accumulation saturates in 16 bits.
+    observer: which range of what calibration saw becomes the grid. "auto" takes per tensor the one with the least
+    expected quantisation error, and the whole range for the outputs; percentile: share (%) of the values that
+    "percentile" keeps on either side.
+    bias_correction: PTQ moves each bias by the mean error of its channel (Nagel et al. 2019, section 4.2).
+    float_layers: paths as `named_modules()` gives them; a path stands for everything under it. float_kinds: operators
+    that stay float wherever they are. split_gates: hardswish and silu as a product with a gate on a fixed grid, which
+    has fast int8 kernels where the whole operator has none.
     """
 
     scheme: Scheme
@@ -22,7 +34,13 @@ class QuantSpec(Frozen):
     activation_max: int = 127
     weight_bits: Literal[7, 8] = 8
     observer_averaging_constant: float = 0.05
-    eps: float = 2**-12
+    eps: float = 2**-16
+    observer: Observer = "auto"
+    percentile: float = Field(default=99.99, gt=50, le=100)
+    bias_correction: bool = True
+    float_layers: tuple[str, ...] = ()
+    float_kinds: tuple[OpKind, ...] = ("softmax", "layer_norm")
+    split_gates: bool = True
 
     @property
     def weight_max(self) -> int:

@@ -9,14 +9,14 @@ from typing import cast
 import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
-from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
 
-from edgekd.errors import InputError
+from edgekd.quant.bias_correction import correct_biases
+from edgekd.quant.calibration import calibrated
 from edgekd.quant.fast_patterns import fast_patterns
-from edgekd.quant.graph import LogitsOnly, finish, fold_batch_norms, keep_first_output, trace
-from edgekd.quant.lone_norms import norms_to_convolutions, norms_to_int8_convolutions
-from edgekd.quant.qat import QatModel
-from edgekd.quant.quantizer import EdgeQuantizer
+from edgekd.quant.graph import Outputs, finish, fold_batch_norms, keep_first_output
+from edgekd.quant.lone_norms import norms_to_int8_convolutions
+from edgekd.quant.qat import QatModel, show_hidden
 from edgekd.targets.spec import QuantSpec
 
 
@@ -34,33 +34,31 @@ def convert(qat: QatModel) -> ExportedProgram:
 
 
 def ptq(
-    model: nn.Module, batches: Iterable[Tensor], spec: QuantSpec, *, quantise_output: bool = True
+    model: nn.Module,
+    batches: Iterable[Tensor],
+    spec: QuantSpec,
+    *,
+    quantise_output: bool = True,
+    outputs: Outputs = "first",
 ) -> ExportedProgram:
-    """The int8 program of a float model, its ranges taken from calibration batches and nothing trained.
+    """The int8 program of a float model: grids from calibration batches, biases corrected, nothing trained.
 
     batches: normalised images (batch, channels, height, width) from the TRAINING split. The model is not changed; the
-    calibration runs on its device.
-    Raises: InputError: no batches, or the model cannot be traced.
+    calibration runs on its device. outputs: "all" keeps every output of the model under its name.
+    Raises: InputError: no usable batches or model (see `edgekd.quant.admission`), an unknown float layer, or the model
+        cannot be traced.
     """
-    calibration = iter(batches)
-    first = next(calibration, None)
-    if first is None or not len(first):
-        raise InputError("no calibration images", fix="give at least one batch from the training split")
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    frozen = LogitsOnly(copy.deepcopy(model)).cpu().eval()
+    observed = calibrated(model, batches, spec, quantise_output=quantise_output, outputs=outputs)
     with torch.no_grad():
-        graph = trace(frozen, first[:1].detach().cpu().repeat(2, 1, 1, 1), dynamic_batch=True)
-        fold_batch_norms(graph)
-        norms_to_convolutions(graph)
-        observed = prepare_pt2e(graph, EdgeQuantizer(spec, training=False, quantise_output=quantise_output)).to(device)
-        observed(first.to(device))
-        for batch in calibration:
-            observed(batch.to(device))
-        return _to_int8(observed.cpu(), torch.zeros(1, *first.shape[1:]))
+        if spec.bias_correction:
+            correct_biases(observed)
+        return _to_int8(observed.graph.cpu(), torch.zeros(1, *observed.image_shape))
 
 
 def _to_int8(graph: fx.GraphModule, example: Tensor) -> ExportedProgram:
     with fast_patterns(graph):
         converted = cast(fx.GraphModule, convert_pt2e(graph))
+    show_hidden(converted)
+    fold_batch_norms(converted)
     norms_to_int8_convolutions(converted)
     return finish(converted, example)

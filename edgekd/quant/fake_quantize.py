@@ -10,20 +10,26 @@ joined, and a GPU never waits for the host.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 from torchao.quantization.pt2e import (
     FakeQuantize,
-    HistogramObserver,
     MovingAverageMinMaxObserver,
     MovingAveragePerChannelMinMaxObserver,
-    PerChannelMinMaxObserver,
 )
 from torchao.quantization.pt2e.quantizer import QuantizationSpec
 
-from edgekd.targets.spec import QuantSpec
+from edgekd.quant.observers import ActivationObserver, PerChannelWeightObserver, Range
+from edgekd.targets.spec import Observer, QuantSpec
+
+# Smallest step of a weight. The activations' 2**-12 would leave a channel of weights below .03 a few codes; with this
+# one an int32 bias (steps of input step x weight step) still holds biases of several hundred.
+WEIGHT_EPS = 2.0**-20
+# Values of a batch that are looked at where a range may be cut: a step of training has no time for all of them.
+SAMPLE = 2**12
 
 
 class GridFakeQuantize(FakeQuantize):  # type: ignore[misc]  # torchao ships no types
@@ -35,6 +41,20 @@ class GridFakeQuantize(FakeQuantize):  # type: ignore[misc]  # torchao ships no 
 
     observing = True
     fresh = True  # the next call is the first of a forward pass; QatModel says so
+
+    def __init__(
+        self,
+        *args: Any,
+        cuts: Observer = "minmax",
+        percentile: float = 100.0,
+        fixed: Range | None = None,
+        **settings: Any,
+    ) -> None:
+        """cuts: what of a batch's range is followed; fixed: a range that no batch moves; settings as torchao's."""
+        super().__init__(*args, **settings)
+        self.cuts: Observer = cuts
+        self.percentile = percentile
+        self.fixed = fixed
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape in, the same shape out as float32, under autocast too: the grid is computed in full precision."""
@@ -53,7 +73,7 @@ class GridFakeQuantize(FakeQuantize):  # type: ignore[misc]  # torchao ships no 
         Later calls in one forward pass (operators that share a grid) widen what this pass has seen; they count once.
         """
         observer = self.activation_post_process
-        low, high = torch.aminmax(x.flatten(1), dim=1) if self.is_per_channel else torch.aminmax(x)
+        low, high = torch.aminmax(x.flatten(1), dim=1) if self.is_per_channel else self._range(x)
         if self.fresh:
             self.fresh = False
             self.before = (observer.min_val.clone(), observer.max_val.clone())
@@ -64,6 +84,28 @@ class GridFakeQuantize(FakeQuantize):  # type: ignore[misc]  # torchao ships no 
         scale, zero_point = self._grid(observer.min_val.clamp(max=0), observer.max_val.clamp(min=0))
         _set(self.scale, scale.reshape(-1))
         _set(self.zero_point, zero_point.reshape(-1))
+
+    def _range(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Of one batch; where values are cut off, of a sample of it, and without a GPU waiting for the host."""
+        if self.fixed is not None:
+            return x.new_tensor(self.fixed[0]), x.new_tensor(self.fixed[1])
+        low, high = torch.aminmax(x)
+        if self.cuts not in ("percentile", "mse"):
+            return low, high
+        values = x.reshape(-1)[:: max(1, x.numel() // SAMPLE) | 1]
+        if self.cuts == "percentile":
+            ordered = values.sort().values
+            last = len(ordered) - 1
+            kept = math.ceil(self.percentile / 100 * last)
+            return ordered[last - kept].clamp(max=0), ordered[kept].clamp(min=0)
+        parts = torch.linspace(1, 0.2, 17, device=x.device)
+        scale, zero_point = (
+            value[:, None] for value in self._grid((low * parts).clamp(max=0), (high * parts).clamp(min=0))
+        )
+        observer = self.activation_post_process
+        codes = (torch.round(values / scale) + zero_point).clamp(observer.quant_min, observer.quant_max)
+        best = ((codes - zero_point) * scale - values).square().sum(1).argmin()
+        return low * parts[best], high * parts[best]
 
     def _grid(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
         observer = self.activation_post_process
@@ -89,31 +131,47 @@ def _set(buffer: Tensor, value: Tensor) -> None:
     buffer.copy_(value)
 
 
-def activation_spec(spec: QuantSpec, *, training: bool) -> QuantizationSpec:
-    """Per-tensor int8 activations: moving averages in training, histograms after training."""
+def activation_spec(
+    spec: QuantSpec, *, training: bool, whole_range: bool = False, fixed: Range | None = None
+) -> QuantizationSpec:
+    """Per-tensor int8 activations: a moving average of each batch's range in training, the observer's choice after it.
+
+    In training "auto" follows the whole range: the network learns to live with it.
+
+    whole_range: never cut the range where the observer is "auto": of an output, the largest values are the ones read.
+    fixed: the range, where the operator's own values decide it.
+    """
     scheme = torch.per_tensor_affine if spec.scheme == "affine" else torch.per_tensor_symmetric
-    follow = _fake(MovingAverageMinMaxObserver, spec, constant=spec.observer_averaging_constant)
+    observer = "minmax" if whole_range and spec.observer == "auto" else spec.observer
+    settings = {"eps": spec.eps, "observer": observer, "percentile": spec.percentile, "fixed": fixed}
+    follow = GridFakeQuantize.with_args(
+        observer=MovingAverageMinMaxObserver,
+        eps=spec.eps,
+        averaging_constant=spec.observer_averaging_constant,
+        cuts=observer,
+        percentile=spec.percentile,
+        fixed=fixed,
+    )
     return QuantizationSpec(
         dtype=torch.int8,
         quant_min=spec.activation_min,
         quant_max=spec.activation_max,
         qscheme=scheme,
-        observer_or_fake_quant_ctr=follow if training else HistogramObserver.with_args(eps=spec.eps),
+        observer_or_fake_quant_ctr=follow if training else ActivationObserver.with_args(**settings),
     )
 
 
 def weight_spec(spec: QuantSpec, *, training: bool) -> QuantizationSpec:
     """Per-channel symmetric int8 weights along axis 0, on [-weight_max, weight_max]; the range is the weight's own."""
-    follow = _fake(MovingAveragePerChannelMinMaxObserver, spec, constant=1.0)
+    follow = GridFakeQuantize.with_args(
+        observer=MovingAveragePerChannelMinMaxObserver, eps=WEIGHT_EPS, averaging_constant=1.0
+    )
+    watch = PerChannelWeightObserver.with_args(eps=WEIGHT_EPS, clips=spec.observer in ("auto", "mse"))
     return QuantizationSpec(
         dtype=torch.int8,
         quant_min=-spec.weight_max,
         quant_max=spec.weight_max,
         qscheme=torch.per_channel_symmetric,
         ch_axis=0,
-        observer_or_fake_quant_ctr=follow if training else PerChannelMinMaxObserver.with_args(eps=spec.eps),
+        observer_or_fake_quant_ctr=follow if training else watch,
     )
-
-
-def _fake(observer: Any, spec: QuantSpec, *, constant: float) -> Any:
-    return GridFakeQuantize.with_args(observer=observer, eps=spec.eps, averaging_constant=constant)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from typing import Any, cast
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -12,9 +13,14 @@ from torch.export import Dim, ExportedProgram
 from torch.utils import _pytree as pytree
 
 from edgekd.errors import InputError
-from edgekd.quant.program import name_output
+from edgekd.quant.admission import require_usable
+from edgekd.quant.layers import WEIGHTED, hand_on_layers, layer_of, remember_layers
+from edgekd.quant.nodes import aten, nodes_of
+from edgekd.quant.program import OUTPUT_NAME, name_outputs
+from edgekd.quant.reparameterise import reparameterised
+from edgekd.quant.rewrites import fold_scales, simplify
 
-aten = torch.ops.aten
+Outputs = Literal["first", "all"]
 
 FUNCTIONAL: dict[object, Any] = {
     aten.relu_.default: aten.relu.default,
@@ -31,30 +37,68 @@ FUNCTIONAL: dict[object, Any] = {
 
 
 class LogitsOnly(nn.Module):
-    """A model whose forward returns logits or (logits, anything), with the rest dropped and the input named `image`."""
+    """A model whose input is named `image` and whose outputs are plain: the first tensor, or all of them by name.
 
-    def __init__(self, model: nn.Module) -> None:
+    first: forward returns the logits of logits or (logits, anything). all: a tensor where the model returns one, else
+    a dict: keys of the model's own dict made identifiers (`out`, `aux`), or `output_0`, `output_1`, ...
+    """
+
+    def __init__(self, model: nn.Module, outputs: Outputs = "first") -> None:
         super().__init__()
-        self.model = model
+        self.model, self.outputs = model, outputs
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Images (batch, channels, height, width) to logits (batch, classes)."""
-        result = self.model(image)
-        return cast(Tensor, result[0] if isinstance(result, (tuple, list)) else result)
+    def forward(self, image: Tensor) -> Tensor | dict[str, Tensor]:
+        """Images (batch, channels, height, width) to logits (batch, classes), or to every output."""
+        named = named_outputs(self.model(image))
+        if self.outputs == "first" or len(named) == 1:
+            return next(iter(named.values()))
+        return named
 
 
-def export_float(model: nn.Module, image_shape: Sequence[int]) -> ExportedProgram:
+def named_outputs(result: object) -> dict[str, Tensor]:
+    """Every tensor a model returned, by name, in order.
+
+    Raises: InputError: there is none.
+
+    >>> list(named_outputs({"out": torch.zeros(1), "aux-2": [torch.zeros(1), None]}))
+    ['out', 'aux_2_0']
+    >>> list(named_outputs((torch.zeros(1), torch.zeros(1))))
+    ['output_0', 'output_1']
+    """
+    if isinstance(result, Mapping):  # transformers' outputs are dicts that pytree takes for leaves
+        result = dict(result)
+    named: dict[str, Tensor] = {}
+    for path, leaf in pytree.tree_flatten_with_path(result)[0]:
+        if isinstance(leaf, Tensor):
+            words = [re.sub(r"\W", "_", str(_key(part))) for part in path] or ["logits"]
+            name = "_".join(words)
+            named[name if name.isidentifier() and name not in named and name != "image" else f"output_{name}"] = leaf
+    if not named:
+        raise InputError("the model returns no tensor", fix="its forward must return logits, a tuple or a dict")
+    return named
+
+
+def _key(part: Any) -> object:
+    return next(getattr(part, name) for name in ("key", "idx", "name") if hasattr(part, name))
+
+
+def export_float(model: nn.Module, image_shape: Sequence[int], *, outputs: Outputs = "first") -> ExportedProgram:
     """A float program for batch 1: eval mode, on the CPU, batch norms folded into the convolutions before them.
 
     image_shape: (channels, height, width), or (1, channels, height, width). The model itself is not changed.
+    outputs: "first" drops every output but the first (a classifier's logits); "all" keeps them under their names.
     Folding is done here, once, because a runtime that does not fold a batch norm runs it as an extra multiply and add.
-    Raises: InputError: the shape is not an image's, or torch.export cannot trace the model.
+    Branches that a network merges for deployment are merged (see `reparameterised`).
+    Raises: InputError: the shape is not an image's, a weight is not finite, the model takes several inputs, or
+        torch.export cannot trace it.
     """
-    frozen = LogitsOnly(copy.deepcopy(model)).cpu().eval()
     example = torch.zeros(batch_one(image_shape))
+    require_usable(model)
+    frozen = LogitsOnly(copy.deepcopy(reparameterised(model)), outputs).cpu().eval()
     with torch.no_grad():
         graph = trace(frozen, example)
         fold_batch_norms(graph)
+        fold_scales(graph)
         return finish(graph, example)
 
 
@@ -86,10 +130,12 @@ def trace(module: nn.Module, example: Tensor, *, dynamic_batch: bool = False) ->
         ) from error
     # The guards re-check sizes on every call and are a submodule that train(), deepcopy and re-export trip over.
     graph = program.module(check_guards=False)
+    remember_layers(graph)
     graph.graph.eliminate_dead_code()  # a tap's leftover clone would count as a reader
     _make_functional(graph)
     _name_paddings(graph)
     _drop_batch_counters(graph)
+    simplify(graph)
     return graph
 
 
@@ -176,15 +222,42 @@ def keep_first_output(graph: fx.GraphModule) -> None:
     graph.recompile()
 
 
+class _InOrder(nn.Module):
+    """A graph whose outputs are a tensor, or a tuple of them: converters know those best."""
+
+    def __init__(self, graph: fx.GraphModule) -> None:
+        super().__init__()
+        self.graph_module = graph
+
+    def forward(self, image: Tensor) -> Tensor | tuple[Tensor, ...]:
+        values = tuple(named_outputs(self.graph_module(image)).values())
+        return values if len(values) > 1 else values[0]
+
+
 def finish(graph: fx.GraphModule, example: Tensor) -> ExportedProgram:
-    """A program with input `image` and output `logits` for the example's own shape; nothing unused is stored in it."""
+    """A program with input `image` for the example's own shape; nothing unused is stored in it.
+
+    Its output is `logits`, or the outputs of the graph under their names where it returns a dict of several.
+    """
     for node in nodes_of(graph, aten.dropout.default):
         node.replace_all_uses_with(cast(fx.Node, node.args[0]))
         graph.graph.erase_node(node)
     graph.graph.eliminate_dead_code()
     _drop_unused_tensors(graph)
     graph.recompile()
-    return name_output(torch.export.export(LogitsOnly(graph), (example,)))
+    with torch.no_grad():
+        names = list(named_outputs(graph(example)))
+    program = torch.export.export(_InOrder(graph), (example,))
+    hand_on_layers(graph, program.graph)
+    return name_outputs(program, names if len(names) > 1 else [OUTPUT_NAME])
+
+
+def _carry_layers(graph: fx.GraphModule, program: ExportedProgram) -> None:
+    """Give each layer of the program the module it came from: the second export saw one flat graph."""
+    before, after = nodes_of(graph, *WEIGHTED), nodes_of(program.graph_module, *WEIGHTED)
+    for source, node in zip(before, after, strict=len(before) == len(after)):
+        if path := layer_of(source):
+            node.meta["nn_module_stack"] = {path: (path, "torch.nn.Module")}
 
 
 def _drop_unused_tensors(graph: fx.GraphModule) -> None:
@@ -194,24 +267,3 @@ def _drop_unused_tensors(graph: fx.GraphModule) -> None:
             for name in list(table):
                 if f"{module_name}.{name}".lstrip(".") not in used:
                     del table[name]
-
-
-def nodes_of(graph: fx.GraphModule, *targets: object) -> list[fx.Node]:
-    """Calls of any of the given operators, in order."""
-    return [node for node in graph.graph.nodes if node.op == "call_function" and node.target in targets]
-
-
-def set_argument(node: fx.Node, position: int, value: Any) -> bool:
-    """Rewrite one positional argument; True where that changed it."""
-    if node.args[position] == value:
-        return False
-    node.args = (*node.args[:position], value, *node.args[position + 1 :])
-    return True
-
-
-def tensor_of(graph: fx.GraphModule, node: fx.Node) -> Tensor:
-    """The parameter or buffer that a get_attr node names, detached."""
-    value: Any = graph
-    for part in str(node.target).split("."):
-        value = getattr(value, part)
-    return cast(Tensor, value).detach()

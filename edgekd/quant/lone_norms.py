@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx
 
-from edgekd.quant.graph import aten, nodes_of, tensor_of
+from edgekd.quant.nodes import aten, nodes_of, tensor_of
 
 decomposed = torch.ops.quantized_decomposed
 

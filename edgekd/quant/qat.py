@@ -9,17 +9,25 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx, nn
 from torchao.quantization.pt2e.quantize_pt2e import prepare_qat_pt2e
+from torchao.quantization.pt2e.quantizer import Quantizer
 
 from edgekd.errors import InputError, did_you_mean
+from edgekd.quant.admission import require_usable
 from edgekd.quant.fake_quantize import GridFakeQuantize
 from edgekd.quant.fast_patterns import fast_patterns
-from edgekd.quant.graph import aten, nodes_of, set_argument, trace
+from edgekd.quant.gates import split_gates
+from edgekd.quant.graph import trace
+from edgekd.quant.nodes import aten, nodes_of, set_argument
 from edgekd.quant.quantizer import BATCH_NORM, COMPUTE, EdgeQuantizer
+from edgekd.quant.reparameterise import reparameterised
+from edgekd.quant.rewrites import fold_scales
 from edgekd.targets.spec import QuantSpec
 
 # Positions in aten.batch_norm(input, weight, bias, mean, var, training, momentum, eps, cudnn); dropout(x, p, train).
 BN_MEAN, BN_TRAINING, BN_MOMENTUM, BN_EPS = 3, 5, 6, 7
 DROPOUT_TRAIN = 2
+# The same operators under names that torchao's patterns do not know.
+HIDDEN: dict[Any, Any] = {aten.conv1d.default: torch.conv1d, aten.conv2d.default: torch.conv2d}
 
 
 class QatModel(nn.Module):
@@ -125,21 +133,53 @@ def prepare_qat(
             f"example of shape {tuple(example.shape)}, {example.dtype}",
             fix="expected float (batch, channels, height, width)",
         )
+    require_usable(model)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    copied = _KeepTaps(copy.deepcopy(model), taps).cpu().train()
+    copied = _KeepTaps(copy.deepcopy(reparameterised(model)), taps).cpu().train()
     images = example.detach().cpu()
     # torch.export would take a batch of 1 for a constant.
     graph = trace(copied, images if len(images) > 1 else images.repeat(2, 1, 1, 1), dynamic_batch=True)
+    fold_scales(graph, trainable=True)
+    if spec.split_gates:
+        split_gates(graph)
     prepared = _prepare(graph, EdgeQuantizer(spec, training=True, quantise_output=quantise_output))
     qat = QatModel(prepared, tuple(images.shape[1:])).to(device)
     qat.observe(images.to(device))
     return qat
 
 
+class _HidingFloat(Quantizer):  # type: ignore[misc]  # torchao ships no types
+    """Annotates as the quantizer does, then hides the convolutions that stay float from torchao.
+
+    It rewrites every convolution with a batch norm for training and can write only the quantised ones back.
+    """
+
+    def __init__(self, quantizer: EdgeQuantizer) -> None:
+        super().__init__()
+        self.quantizer = quantizer
+
+    def annotate(self, model: fx.GraphModule) -> fx.GraphModule:
+        annotated = self.quantizer.annotate(model)
+        for node in self.quantizer.kept_float:
+            node.target = HIDDEN.get(node.target, node.target)
+        return annotated
+
+    def validate(self, model: fx.GraphModule) -> None:
+        """Nothing to refuse."""
+
+
+def show_hidden(graph: fx.GraphModule) -> None:
+    """Write the convolutions that stayed float as the graph's other convolutions are written, in place."""
+    shown = {hidden: target for target, hidden in HIDDEN.items()}
+    for node in nodes_of(graph, *shown):
+        node.target = shown[node.target]
+    graph.recompile()
+
+
 def _prepare(graph: fx.GraphModule, quantizer: EdgeQuantizer) -> fx.GraphModule:
     literals = {_statistics(node): node.args[BN_MOMENTUM : BN_EPS + 1] for node in nodes_of(graph, *BATCH_NORM)}
     with fast_patterns(graph):
-        prepared = cast(fx.GraphModule, prepare_qat_pt2e(graph, quantizer))
+        prepared = cast(fx.GraphModule, prepare_qat_pt2e(graph, _HidingFloat(quantizer)))
     for name in ("train", "eval"):  # torchao shadows both with methods that only raise
         prepared.__dict__.pop(name, None)
     for norm in nodes_of(prepared, *BATCH_NORM):

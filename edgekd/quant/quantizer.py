@@ -2,13 +2,14 @@
 
 The rules that all five runtimes share: a convolution or linear layer reads int8 inputs and weights, and its batch norm
 and ReLU stay inside it; element-wise operators read and write int8; operators that move or pool values share one grid.
-An operator in no kind stays float between a dequantise and a quantise.
+An operator in no kind stays float between a dequantise and a quantise, and so does what the specification keeps float.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import fx
@@ -20,12 +21,16 @@ from torchao.quantization.pt2e.quantizer import (
 )
 
 from edgekd.quant.fake_quantize import activation_spec, weight_spec
-from edgekd.targets.spec import QuantSpec
+from edgekd.quant.gates import FIXED_RANGES
+from edgekd.quant.layers import layer_of, require_layers, under
+from edgekd.quant.rewrites import STAYS_FLOAT
+from edgekd.targets.spec import OpKind, QuantSpec
 
 aten = torch.ops.aten
 ANNOTATION = "quantization_annotation"
 
-COMPUTE = {aten.conv1d.default, aten.conv2d.default, aten.linear.default}
+COMPUTE = {aten.conv1d.default, aten.conv2d.default, aten.conv2d.padding, aten.linear.default}
+PRODUCT = {aten.matmul.default, aten.bmm.default}
 BATCH_NORM = {aten.batch_norm.default}
 # Runtimes fuse these into the operator before them as a clamp of its int8 output.
 CLAMP = {aten.relu.default, aten.relu_.default, aten.hardtanh.default, aten.hardtanh_.default}
@@ -34,24 +39,32 @@ ELEMENTWISE = {
     *(aten.silu.default, aten.silu_.default, aten.sigmoid.default, aten.sigmoid_.default, aten.tanh.default),
     *(aten.gelu.default, aten.elu.default, aten.leaky_relu.default, aten.leaky_relu_.default, aten.prelu.default),
     *(aten.add.Tensor, aten.add_.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.mul_.Tensor, aten.div.Tensor),
-    *(aten.clamp.default, aten.maximum.default, aten.minimum.default, aten.matmul.default, aten.bmm.default),
+    *(aten.clamp.default, aten.maximum.default, aten.minimum.default, aten.softmax.int, aten.layer_norm.default),
 }
 # Averages over a whole image span a fraction of its range: their own grid is worth 2 to 3 dB at the logits (measured).
 GLOBAL_POOL = {aten.mean.dim, aten.adaptive_avg_pool2d.default}
-CONCATENATION = {aten.cat.default}
+CONCATENATION = {aten.cat.default, aten.stack.default}
+RESIZE = {aten.upsample_nearest2d.vec, aten.upsample_bilinear2d.vec}
 SHARED = {
-    *(
-        aten.max_pool2d.default,
-        aten.avg_pool2d.default,
-        aten.adaptive_max_pool2d.default,
-        aten.amax.default,
-        aten.upsample_nearest2d.vec,
-        aten.pixel_shuffle.default,
-    ),
+    *(aten.max_pool2d.default, aten.avg_pool2d.default, aten.adaptive_max_pool2d.default, aten.amax.default),
+    *(aten.pixel_shuffle.default, aten.channel_shuffle.default),
     *(aten.flatten.using_ints, aten.view.default, aten.reshape.default, aten.permute.default, aten.transpose.int),
     *(aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims, aten.unsqueeze.default, aten.contiguous.default),
     *(aten.dropout.default, aten.dropout_.default, aten.clone.default, aten.slice.Tensor, aten.select.int),
-    *(aten.channel_shuffle.default, aten.constant_pad_nd.default, aten.pad.default, aten.expand.default),
+    *(aten.pad.default, aten.constant_pad_nd.default, aten.expand.default, aten.unflatten.int, aten.roll.default),
+}
+# What QuantSpec.float_kinds can name.
+KINDS: dict[OpKind, set[Any]] = {
+    "softmax": {aten.softmax.int},
+    "layer_norm": {aten.layer_norm.default},
+    "gelu": {aten.gelu.default},
+    "silu": {aten.silu.default, aten.silu_.default},
+    "sigmoid": {aten.sigmoid.default, aten.sigmoid_.default},
+    "hardswish": {aten.hardswish.default, aten.hardswish_.default},
+    "tanh": {aten.tanh.default},
+    "matmul": PRODUCT,
+    "resize": RESIZE,
+    "pool": GLOBAL_POOL,
 }
 
 
@@ -59,63 +72,103 @@ class EdgeQuantizer(Quantizer):  # type: ignore[misc]  # torchao ships no types
     """Annotates the part of a graph that computes the logits; what only feeds a tap is left alone and is cut later.
 
     quantise_output: whether the logits are int8 too; LiteRT runs the last layer in float where they are not.
+    every_output: whether all outputs are deployed, and not the first alone with taps beside it.
     """
 
-    def __init__(self, spec: QuantSpec, *, training: bool, quantise_output: bool = True) -> None:
+    def __init__(
+        self, spec: QuantSpec, *, training: bool, quantise_output: bool = True, every_output: bool = False
+    ) -> None:
         super().__init__()
         self.activation: QuantizationSpec = activation_spec(spec, training=training)
+        self.result: QuantizationSpec = activation_spec(spec, training=training, whole_range=True)
+        self.fixed = {
+            target: activation_spec(spec, training=training, fixed=ends) for target, ends in FIXED_RANGES.items()
+        }
         self.weight: QuantizationSpec = weight_spec(spec, training=training)
-        self.quantise_output = quantise_output
+        self.float_layers = spec.float_layers
+        self.float_targets = {target for kind in spec.float_kinds for target in KINDS[kind]}
+        self.quantise_output, self.every_output = quantise_output, every_output
         self.deployed: set[fx.Node] = set()
+        self.kept_float: set[fx.Node] = set()
 
     def annotate(self, model: fx.GraphModule) -> fx.GraphModule:
-        """Attach to every node that becomes int8 which of its inputs and whether its output are quantised."""
-        self.deployed = ancestors_of_logits(model)
+        """Attach to every node that becomes int8 which of its inputs and whether its output are quantised.
+
+        Raises: InputError: a path in the specification's `float_layers` is not in the model.
+        """
+        require_layers(model, self.float_layers)
+        self.deployed = ancestors_of_outputs(model, every=self.every_output)
+        self.kept_float = set(self._float_chains(model))
+        wanted = self.deployed - self.kept_float - constants_of(model)
         kinds = self._kinds()
         for node in model.graph.nodes:
-            if node in self.deployed and ANNOTATION not in node.meta and is_float(node):
+            if node in wanted and ANNOTATION not in node.meta and is_float(node):
                 kinds.get(node.target, _leave_float)(node)
         return model
 
     def validate(self, model: fx.GraphModule) -> None:
         """Nothing to refuse: what is not annotated stays float, and `int8_coverage` counts it."""
 
+    def _float_chains(self, model: fx.GraphModule) -> Iterator[fx.Node]:
+        """What stays float: named layers with the batch norm and clamp that belong to them, and whole kinds."""
+        for node in model.graph.nodes:
+            if node.op != "call_function":
+                continue
+            if node.target in self.float_targets or node.meta.get(STAYS_FLOAT):
+                yield node
+            elif self.float_layers and under(layer_of(node), self.float_layers):
+                yield from self._fused(node) if node.target in COMPUTE else [node]
+
     def _kinds(self) -> dict[object, Callable[[fx.Node], None]]:
         table = (
             (COMPUTE, self._compute),
-            (BATCH_NORM | ELEMENTWISE | CLAMP, self._elementwise),
+            (BATCH_NORM | ELEMENTWISE | CLAMP | PRODUCT, self._elementwise),
             (GLOBAL_POOL, self._global_pool),
             (CONCATENATION, self._concatenation),
-            (SHARED, self._shared),
+            (SHARED | RESIZE, self._shared),
         )
         return {target: rule for targets, rule in table for target in targets}
 
     def _compute(self, node: fx.Node) -> None:
         source, weight = node.args[:2]
-        norms = BATCH_NORM if node.target is not aten.linear.default else set()
-        self._chain(node, {source: self.activation, weight: self.weight}, norms)
+        self._chain(node, {source: self.activation, weight: self.weight})
 
     def _elementwise(self, node: fx.Node) -> None:
-        sources = node.args[:1] if node.target in BATCH_NORM else node.args[:2]  # a batch norm's weight stays float
+        one = node.target in BATCH_NORM or node.target is aten.layer_norm.default  # their weights stay float
+        sources = node.args[: 1 if one else 2]
         tensors = [a for a in sources if isinstance(a, fx.Node) and is_float(a)]
-        self._chain(node, dict.fromkeys(tensors, self.activation), set())
+        self._chain(node, dict.fromkeys(tensors, self.activation))
 
     def _global_pool(self, node: fx.Node) -> None:
         """Its own grid, except for a pool to more than one pixel: LiteRT's average pool cannot change grids."""
         several = node.target is aten.adaptive_avg_pool2d.default and math.prod(node.meta["val"].shape[-2:]) > 1
         (self._shared if several else self._elementwise)(node)
 
-    def _chain(self, head: fx.Node, inputs: dict[object, object], norms: Iterable[object]) -> None:
+    def _chain(self, head: fx.Node, inputs: dict[object, object]) -> None:
         """One int8 operator: the head, at most one batch norm, at most one clamp; only the last output is rounded."""
-        last = head
+        chain = self._fused(head)
         _annotate(head, inputs)
-        for fusable in (set(norms), CLAMP if head.target not in CLAMP else set()):
-            users = self._users(last)
-            if len(users) == 1 and users[0].target in fusable:
-                last = users[0]
-                _annotate(last, {})
-        if self.quantise_output or self._users(last):
-            last.meta[ANNOTATION].output_qspec = self.activation
+        for node in chain[1:]:
+            _annotate(node, {})
+        is_result = not self._users(chain[-1]) or self._only_reshaped(chain[-1])
+        if self.quantise_output or self._users(chain[-1]):
+            usual = self.result if is_result else self.activation
+            chain[-1].meta[ANNOTATION].output_qspec = self.fixed.get(chain[-1].target, usual)
+
+    def _fused(self, head: fx.Node) -> list[fx.Node]:
+        """The head, the batch norm and the clamp that become part of it."""
+        chain = [head]
+        norms = BATCH_NORM if head.target in COMPUTE - {aten.linear.default} else set()
+        for fusable in (norms, CLAMP if head.target not in CLAMP else set()):
+            users = self._users(chain[-1])
+            if len(users) == 1 and users[0].target in fusable and users[0] not in self.kept_float:
+                chain.append(users[0])
+        return chain
+
+    def _only_reshaped(self, node: fx.Node) -> bool:
+        """Whether the output is all that a value becomes, by operators that move values."""
+        users = self._users(node)
+        return all(user.target in SHARED | RESIZE and self._only_reshaped(user) for user in users)
 
     def _users(self, node: fx.Node) -> list[fx.Node]:
         """Its readers on the way to the logits: a tap must not change what is fused."""
@@ -146,11 +199,21 @@ def is_float(node: fx.Node) -> bool:
     return isinstance(value, torch.Tensor) and value.is_floating_point()
 
 
-def ancestors_of_logits(model: fx.GraphModule) -> set[fx.Node]:
-    """The first output and the nodes that it depends on; not the output node, which reads the taps too."""
-    first = next(leaf for leaf in model.graph.output_node().args[0] if isinstance(leaf, fx.Node))  # type: ignore[union-attr]
+def constants_of(model: fx.GraphModule) -> set[fx.Node]:
+    """What is computed from stored tensors alone, as a weight times its channels' scale: rounded by its reader."""
     found: set[fx.Node] = set()
-    waiting = [first]
+    for node in model.graph.nodes:
+        inputs = node.all_input_nodes
+        if node.op == "get_attr" or (node.op == "call_function" and inputs and found.issuperset(inputs)):
+            found.add(node)
+    return found
+
+
+def ancestors_of_outputs(model: fx.GraphModule, *, every: bool = False) -> set[fx.Node]:
+    """The first output, or every one, and the nodes it depends on; not the output node, which reads the taps too."""
+    leaves = [leaf for leaf in model.graph.output_node().args[0] if isinstance(leaf, fx.Node)]  # type: ignore[union-attr]
+    found: set[fx.Node] = set()
+    waiting = leaves if every else leaves[:1]
     while waiting:
         node = waiting.pop()
         if node not in found:

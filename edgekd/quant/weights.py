@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import cast
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
-from edgekd.quant.graph import aten, nodes_of, tensor_of
+from edgekd.quant.layers import PRODUCTS, WEIGHTED, macs_of
+from edgekd.quant.nodes import nodes_of, tensor_of
 
 decomposed = torch.ops.quantized_decomposed
 DEQUANTISE = {
@@ -16,31 +17,35 @@ DEQUANTISE = {
     decomposed.dequantize_per_tensor.tensor,
     decomposed.dequantize_per_channel.default,
 }
-COMPUTE = (
-    aten.conv1d.default,
-    aten.conv2d.default,
-    aten.conv2d.padding,
-    aten.conv_transpose2d.input,
-    aten.linear.default,
-)
 
 
 def int8_coverage(program: ExportedProgram) -> tuple[int, int]:
     """(n_quantised, n_total): convolutions and linear layers whose input and weight are both int8, and all of them."""
-    nodes = nodes_of(program.graph_module, *COMPUTE)
-    quantised = [n for n in nodes if all(isinstance(a, fx.Node) and a.target in DEQUANTISE for a in n.args[:2])]
-    return len(quantised), len(nodes)
+    nodes = nodes_of(program.graph_module, *WEIGHTED)
+    return sum(_is_int8(node) for node in nodes), len(nodes)
+
+
+def int8_macs(program: ExportedProgram) -> tuple[int, int]:
+    """(int8, total) multiply-adds of one image; the products of attention count beside the layers."""
+    nodes = nodes_of(program.graph_module, *WEIGHTED, *PRODUCTS)
+    return sum(macs_of(node) for node in nodes if _is_int8(node)), sum(macs_of(node) for node in nodes)
+
+
+def _is_int8(node: fx.Node) -> bool:
+    return all(isinstance(operand, fx.Node) and operand.target in DEQUANTISE for operand in node.args[:2])
 
 
 def unfold_weights(program: nn.Module | ExportedProgram) -> nn.Module:
     """The program as a module whose weights are float and pass through quantise and dequantise; the same outputs.
 
-    LiteRT and OpenVINO's torch frontend fold weights themselves and take int8 constants for float ones. A module given
+    So do other stored tensors that are int8, such as a position code. LiteRT and OpenVINO's torch frontend fold them
+    themselves and take int8 constants for float ones. A module given
     is rewritten in place.
     """
     graph = program.module(check_guards=False) if isinstance(program, ExportedProgram) else program
     graph = cast(fx.GraphModule, graph)
-    for index, node in enumerate(nodes_of(graph, decomposed.dequantize_per_channel.default)):
+    stored = (decomposed.dequantize_per_channel.default, decomposed.dequantize_per_tensor.default)
+    for index, node in enumerate(nodes_of(graph, *stored)):
         source = node.args[0]
         if isinstance(source, fx.Node) and source.op == "get_attr":
             _unfold(graph, node, f"float_weight_{index}")
@@ -50,13 +55,20 @@ def unfold_weights(program: nn.Module | ExportedProgram) -> nn.Module:
 
 
 def _unfold(graph: fx.GraphModule, node: fx.Node, name: str) -> None:
-    codes, scale, zero_point = (tensor_of(graph, cast(fx.Node, argument)) for argument in node.args[:3])
-    axis = cast(int, node.args[3])
-    shape = [-1 if dimension == axis else 1 for dimension in range(codes.ndim)]
-    graph.register_buffer(name, (codes.float() - zero_point.float().reshape(shape)) * scale.float().reshape(shape))
+    graph.register_buffer(name, _dequantised(graph, node))
+    per_tensor = node.target is decomposed.dequantize_per_tensor.default
+    quantise = (decomposed.quantize_per_tensor if per_tensor else decomposed.quantize_per_channel).default
     with graph.graph.inserting_before(node):
         weight = graph.graph.get_attr(name)
-        quantised = graph.graph.call_function(
-            decomposed.quantize_per_channel.default, (weight, *node.args[1:]), dict(node.kwargs)
-        )
+        quantised = graph.graph.call_function(quantise, (weight, *node.args[1:]))
     node.args = (quantised, *node.args[1:])
+
+
+def _dequantised(graph: fx.GraphModule, node: fx.Node) -> Tensor:
+    """The float values that a dequantise makes of a stored tensor: a weight per channel, a position code per tensor."""
+    codes = tensor_of(graph, cast(fx.Node, node.args[0])).float()
+    if node.target is decomposed.dequantize_per_tensor.default:
+        return (codes - cast(int, node.args[2])) * cast(float, node.args[1])
+    scale, zero_point = (tensor_of(graph, cast(fx.Node, argument)).float() for argument in node.args[1:3])
+    shape = [-1 if dimension == cast(int, node.args[3]) else 1 for dimension in range(codes.ndim)]
+    return (codes - zero_point.reshape(shape)) * scale.reshape(shape)

@@ -1,0 +1,141 @@
+"""What calibration saw of a tensor, and which range of it loses least when it becomes an int8 grid.
+
+torchao's HistogramObserver costs more than the network it observes: it re-bins every batch and searches with Python
+loops. Here bins are anchored at zero and their width only ever doubles, so batches add up exactly.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# Bins on either side of zero: at least 8 per step of the widest 8-bit grid, whatever the sign of the values.
+BINS = 4096
+# Values of one batch that are counted; the range itself always comes from all of them.
+SAMPLE = 2**16
+# Parts of the observed range that are tried as a grid.
+SHRINKS = 40
+SMALLEST_PART = 0.2
+POWER = 2.0
+
+
+@dataclass
+class Histogram:
+    """Counts of values in 2 * BINS bins of one width around zero, and the exact range.
+
+    >>> seen = Histogram()
+    >>> seen.add(torch.tensor([0.0, 1.0])); seen.add(torch.tensor([-3.0, 2.0]))
+    >>> seen.low, seen.high, int(seen.counts.sum())
+    (-3.0, 2.0, 4)
+    """
+
+    low: float = 0.0
+    high: float = 0.0
+    width: float = 0.0
+    counts: Tensor = field(default_factory=lambda: torch.zeros(2 * BINS, dtype=torch.float64))
+    calls: int = 0
+
+    def add(self, values: Tensor) -> None:
+        """Count a batch of any shape; of a large one every n-th value, the first of them another one each time."""
+        low, high = (float(end) for end in torch.aminmax(values))
+        self.low, self.high = min(self.low, low), max(self.high, high)
+        largest = max(-low, high)
+        if not largest:
+            return
+        self._widen(largest)
+        flat = values.reshape(-1)
+        step = max(1, flat.numel() // SAMPLE) | 1  # odd: an even step would walk down a few columns of an image only
+        flat = flat[self.calls % step :: step]
+        bins = torch.floor(flat.double() / self.width).long().clamp_(-BINS, BINS - 1) + BINS
+        self.counts += torch.bincount(bins.cpu(), minlength=2 * BINS)
+        self.calls += 1
+
+    def _widen(self, largest: float) -> None:
+        self.width = self.width or largest / BINS
+        while largest > self.width * BINS:
+            pairs = self.counts.reshape(2, BINS // 2, 2).sum(-1)  # bins [-2, -1] and [0, 1] never straddle zero
+            self.counts = torch.zeros_like(self.counts)
+            self.counts[BINS // 2 : BINS] = pairs[0]
+            self.counts[BINS : BINS + BINS // 2] = pairs[1]
+            self.width *= 2
+
+    def values(self) -> tuple[Tensor, Tensor]:
+        """(centre, count) of the bins that hold anything."""
+        held = self.counts.nonzero().reshape(-1)
+        return ((held - BINS).double() + 0.5) * self.width, self.counts[held]
+
+    def percentile(self, share: float) -> tuple[float, float]:
+        """(low, high) that keep `share` percent of the values on either side; both within what was seen."""
+        centres, counts = self.values()
+        if not len(centres):
+            return self.low, self.high
+        below = torch.cumsum(counts, 0) / counts.sum()
+        reach = share / 100
+        high = centres[min(int((below < reach).sum()), len(centres) - 1)]
+        low = centres[min(int((below <= 1 - reach).sum()), len(centres) - 1)]
+        half = self.width / 2
+        return max(self.low, min(float(low) - half, 0.0)), min(self.high, max(float(high) + half, 0.0))
+
+
+@dataclass(frozen=True)
+class Grid:
+    """An integer grid: how a range (low, high) becomes scale and zero point, as in `GridFakeQuantize`."""
+
+    quant_min: int
+    quant_max: int
+    symmetric: bool
+    eps: float
+
+    def parameters(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+        """Ranges (k) to scales (k) and zero points (k); zero is always on the grid."""
+        low, high = low.clamp(max=0), high.clamp(min=0)
+        steps = float(self.quant_max - self.quant_min)
+        if self.symmetric:
+            scale = (torch.maximum(-low, high) / (steps / 2)).clamp(min=self.eps)
+            return scale, torch.zeros_like(scale)
+        scale = ((high - low) / steps).clamp(min=self.eps)
+        zero_point = self.quant_min - torch.round(low / scale)
+        return scale, zero_point.clamp(self.quant_min, self.quant_max)
+
+    def errors(self, seen: Histogram, low: Tensor, high: Tensor) -> Tensor:
+        """Expected squared error of each range (k) over the values that were seen."""
+        centres, counts = seen.values()
+        scale, zero_point = (value[:, None] for value in self.parameters(low, high))
+        codes = (torch.round(centres / scale) + zero_point).clamp(self.quant_min, self.quant_max)
+        errors = ((codes - zero_point) * scale - centres).abs().pow(POWER) @ counts
+        return errors / counts.sum().clamp(min=1)
+
+    def best(self, seen: Histogram) -> tuple[float, float]:
+        """(low, high) with the least expected squared error: the ends are moved in by turns, the far one first.
+
+        Source: Banner et al. 2019, "Post training 4-bit quantization", section 3 (clipping), searched not solved.
+        """
+        low, high = seen.low, seen.high
+        parts = torch.linspace(1, SMALLEST_PART, SHRINKS, dtype=torch.float64)
+        for _ in range(2):
+            for end in ("far", "near"):
+                lows, highs = torch.full_like(parts, low), torch.full_like(parts, high)
+                moves_high = (high >= -low) == (end == "far")
+                moved = highs if moves_high else lows
+                moved *= parts
+                best = int(self.errors(seen, lows, highs).argmin())
+                low, high = float(lows[best]), float(highs[best])
+        return low, high
+
+
+def chosen_range(seen: Histogram, grid: Grid, observer: str, share: float) -> tuple[float, float]:
+    """The range that becomes the grid; "auto" is the candidate with the least expected error."""
+    ranges: dict[str, Any] = {
+        "minmax": lambda: (seen.low, seen.high),
+        "percentile": lambda: seen.percentile(share),
+        "mse": lambda: grid.best(seen),
+    }
+    if observer != "auto" or not seen.calls:
+        low, high = ranges[observer if seen.calls else "minmax"]()
+        return float(low), float(high)
+    candidates = [found() for found in ranges.values()]
+    ends = torch.tensor(candidates, dtype=torch.float64)
+    return candidates[int(grid.errors(seen, ends[:, 0], ends[:, 1]).argmin())]  # type: ignore[no-any-return]

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgekd.quant.histogram import BINS, Grid, Histogram, chosen_range
+
+AFFINE = Grid(-128, 127, symmetric=False, eps=2**-16)
+# 16 steps: where cutting a tail off pays most.
+FOUR_BITS = Grid(-8, 7, symmetric=False, eps=2**-16)
+SYMMETRIC = Grid(-8, 7, symmetric=True, eps=2**-16)
+
+
+NAMES = ("minmax", "percentile", "mse", "auto")
+
+
+def seen(*batches: torch.Tensor) -> Histogram:
+    histogram = Histogram()
+    for batch in batches:
+        histogram.add(batch)
+    return histogram
+
+
+def squared_error(values: torch.Tensor, grid: Grid, ends: tuple[float, float]) -> float:
+    scale, zero_point = (v.item() for v in grid.parameters(*(torch.tensor([end]) for end in ends)))
+    rounded = torch.fake_quantize_per_tensor_affine(values, scale, int(zero_point), grid.quant_min, grid.quant_max)
+    return float((rounded - values).square().mean())
+
+
+def skewed(n: int = 20_000) -> torch.Tensor:
+    """Mostly small, with a long tail on one side: what a ReLU leaves."""
+    return torch.randn(n, generator=torch.Generator().manual_seed(0)).clamp(min=0) ** 3
+
+
+def test_batches_add_up_to_what_one_batch_gives_whatever_their_order() -> None:
+    small, large = torch.linspace(-1, 1, 1000), torch.linspace(-7, 9, 1000)
+    growing, falling = seen(small, large), seen(large, small)
+    assert growing.counts.sum() == falling.counts.sum() == 2000
+    assert (growing.low, growing.high) == (falling.low, falling.high) == (-7.0, 9.0)
+    assert growing.width == pytest.approx(8 / BINS * 2)  # 1 / BINS doubled until 9 fits in
+    assert growing.counts[BINS:].sum() == sum(int((batch >= 0).sum()) for batch in (small, large))
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.floats(-1e4, 1e4, width=32), min_size=1, max_size=30))
+def test_every_value_lies_in_a_bin_that_is_counted(values: list[float]) -> None:
+    histogram = seen(torch.tensor(values), torch.tensor(values) / 7)
+    centres, counts = histogram.values()
+    if not any(values):
+        assert len(centres) == 0
+        return
+    assert counts.sum() == 2 * len(values)
+    for value in values:
+        assert (centres - value).abs().min() <= histogram.width * 0.501
+
+
+def test_a_large_tensor_is_sampled_but_its_extremes_are_kept() -> None:
+    values = torch.randn(2**18)
+    values[12345] = 77.0
+    histogram = seen(values)
+    assert histogram.high == 77.0
+    assert histogram.counts.sum() < 2**17
+
+
+def test_percentile_cuts_the_tail_and_not_the_bulk() -> None:
+    values = torch.cat([torch.rand(9990), torch.full((10,), 50.0)])
+    low, high = seen(values).percentile(99.0)
+    assert low == 0
+    assert 0.9 < high < 1.1
+    assert seen(values).percentile(100.0)[1] == 50.0
+
+
+@pytest.mark.parametrize("grid", [FOUR_BITS, SYMMETRIC])
+def test_the_best_range_has_less_error_than_the_whole_one_on_a_long_tail(grid: Grid) -> None:
+    values = skewed()
+    histogram = seen(values)
+    whole, best = squared_error(values, grid, (histogram.low, histogram.high)), grid.best(histogram)
+    assert squared_error(values, grid, best) < 0.8 * whole
+    assert best[1] < histogram.high
+
+
+def test_the_expected_error_is_the_error() -> None:
+    values = skewed()
+    histogram = seen(values)
+    ends = torch.tensor([[0.0, 3.0], [0.0, float(values.max())]], dtype=torch.float64)
+    expected = AFFINE.errors(histogram, ends[:, 0], ends[:, 1])
+    for (low, high), error in zip(ends.tolist(), expected.tolist(), strict=True):
+        assert error == pytest.approx(squared_error(values, AFFINE, (low, high)), rel=0.05)
+
+
+def test_auto_takes_the_candidate_with_the_least_error() -> None:
+    values = skewed()
+    histogram = seen(values)
+    errors = {name: squared_error(values, FOUR_BITS, chosen_range(histogram, FOUR_BITS, name, 99.9)) for name in NAMES}
+    assert errors["auto"] == pytest.approx(min(errors.values()), rel=1e-6)
+    assert errors["auto"] < errors["minmax"]
+
+
+@pytest.mark.parametrize("observer", NAMES)
+def test_a_tensor_of_zeros_has_a_range_all_the_same(observer: str) -> None:
+    assert chosen_range(seen(torch.zeros(9)), AFFINE, observer, 99.9) == (0.0, 0.0)
