@@ -1,7 +1,7 @@
 """The child process of one check: `python -m edgekd.export.check_worker MODE REQUEST.json RESULT.json`.
 
-MODE is `reference` (run the program in torch, keep its logits) or `check` (run the artifact, compare). A result of
-{"broken": text} says why the artifact gave no numbers; the parent judges the numbers.
+MODE is `reference` (run the program in torch, keep its outputs), `references` (of several programs) or `check` (run the
+artifact, compare). A result of {"broken": text} says why there are no numbers; the parent judges the numbers.
 """
 
 from __future__ import annotations
@@ -19,65 +19,42 @@ import numpy.typing as npt
 
 from edgekd.artifact import Artifact
 from edgekd.errors import EdgekdError
-from edgekd.export.check import wilson_interval
+from edgekd.export.check_images import Deadline, Images, all_outputs, classify
 from edgekd.export.worker import end_with_parent
-from edgekd.files import read_json, write_json, write_whole
+from edgekd.files import read_json, write_json
 from edgekd.runtimes import FloatArray, Session, logits, op_report, open_session
 from edgekd.runtimes.session import first_line
+from edgekd.statistics import mcnemar_exact, wilson_interval
 
-CHUNK = 256
 IDENTICAL_DB = 200.0
-
-
-class Images:
-    """The parent's images, normalised a chunk at a time."""
-
-    def __init__(self, folder: Path) -> None:
-        self.pixels: npt.NDArray[np.uint8] = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
-        self.labels: npt.NDArray[np.int64] = np.load(folder / "labels.npy", allow_pickle=False)
-        self._table: FloatArray = np.load(folder / "table.npy", allow_pickle=False)
-
-    def normalised(self, start: int, stop: int) -> FloatArray:
-        """float32 [stop - start, C, H, W]."""
-        pixels = self.pixels[start:stop]
-        return np.stack([row[pixels[:, channel]] for channel, row in enumerate(self._table)], axis=1)
-
-    def logits(self, session: Session, count: int) -> FloatArray:
-        """The session's logits on the first `count` images."""
-        starts = range(0, count, CHUNK)
-        return np.concatenate([logits(session, self.normalised(k, min(k + CHUNK, count))) for k in starts])
+# Below this part of their power, what changes from image to image cannot be told from rounding.
+TELLING_DB = -60.0
 
 
 def reference(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Run the program on every image and keep its logits [N, classes] as .npy."""
-    from edgekd.runtimes.torch_program import open_program
+    """Run the program on every image and keep its outputs."""
+    from edgekd.export.check_reference import write_reference
 
-    session = open_program(Path(request["program"]), threads=request["threads"])
-    images = Images(Path(request["data"]))
-    outputs = images.logits(session, len(images.labels))
-    if not np.isfinite(outputs).all():
-        return {"broken": "its logits are NaN or infinite"}
+    return write_reference(request)
 
-    def write(path: Path) -> None:
-        with path.open("wb") as stream:
-            np.save(stream, outputs, allow_pickle=False)
 
-    write_whole(Path(request["out"]), write)
-    return {"n_images": len(outputs)}
+def references(request: Mapping[str, Any]) -> dict[str, Any]:
+    """The references of several programs; what is wrong with one does not stop the others."""
+    return {"each": [answer("reference", one) for one in request["each"]]}
 
 
 def check(request: Mapping[str, Any]) -> dict[str, Any]:
     """Open the artifact, run it, compare with the reference; fields of a CheckReport."""
     artifact = Artifact.model_validate(request["artifact"])
-    expected: FloatArray = np.load(request["reference"], allow_pickle=False)
-    images = Images(Path(request["data"]))
+    kept = np.load(request["reference"], allow_pickle=False)
+    expected = {name.removeprefix("output:"): kept[name] for name in kept.files if name.startswith("output:")}
+    images, deadline = Images(Path(request["data"])), Deadline(request["time_budget_s"])
     session, load_ms = _opened(artifact, request["threads"])
-    count = min(len(expected), request["parity_images"])
-    if session.executed != "interpreted":
-        count = len(expected)
-    outputs = images.logits(session, count)
-    if broken := _unusable(outputs, expected[:count]):
+    count = len(next(iter(expected.values())))
+    found = all_outputs(session, images, count, holds=artifact.inputs[0].holds, deadline=deadline)
+    if broken := _unusable(found, expected):
         return {"broken": broken}
+    pairs = list(zip(expected, expected.values(), found.values(), strict=True))
     evidence = op_report(artifact)
     return {
         "executed": session.executed,
@@ -85,8 +62,9 @@ def check(request: Mapping[str, Any]) -> dict[str, Any]:
         "load_ms": load_ms,
         "evidence": evidence.model_dump(mode="json"),
         "int8_share": evidence.int8_share,
-        **parity(expected[: request["parity_images"]], outputs[: request["parity_images"]]),
-        **accuracy(expected[:count], outputs, images.labels[:count]),
+        "int8_macs_share": evidence.int8_macs_share if evidence.macs else None,
+        **parity_of(pairs),
+        **_accuracy_of(kept, request["baseline"], session, artifact, images, pairs[0][2], deadline),
     }
 
 
@@ -98,15 +76,43 @@ def _opened(artifact: Artifact, threads: int) -> tuple[Session, float]:
     return session, (time.perf_counter_ns() - started_ns) / 1e6
 
 
-def _unusable(outputs: FloatArray, expected: FloatArray) -> str | None:
-    if outputs.shape != expected.shape:
-        return f"it gives {outputs.shape[1]} outputs per image, its program {expected.shape[1]}"
-    bad = int((~np.isfinite(outputs)).any(axis=1).sum())
-    return f"its outputs are NaN or infinite for {bad} of {len(outputs)} images" if bad else None
+def _unusable(found: Mapping[str, FloatArray], expected: Mapping[str, FloatArray]) -> str | None:
+    """Why outputs cannot be compared. They are matched by position: converters rename them."""
+    if len(found) != len(expected):
+        return f"it has {len(found)} outputs, its program {len(expected)}"
+    for (name, wanted), got in zip(expected.items(), found.values(), strict=True):
+        if got.shape[1:] != wanted.shape[1:]:
+            if got.ndim == wanted.ndim == 2:
+                return f"it gives {got.shape[1]} outputs per image, its program {wanted.shape[1]}"
+            return f"its output '{name}' has shape {list(got.shape[1:])}, its program's {list(wanted.shape[1:])}"
+        bad = int((~np.isfinite(got.reshape(len(got), -1))).any(axis=1).sum())
+        if bad:
+            return f"its outputs are NaN or infinite for {bad} of {len(got)} images"
+    return None
 
 
-def parity(expected: FloatArray, outputs: FloatArray) -> dict[str, Any]:
-    """Signal to noise of the logits in dB (at most 200), largest difference, and top-1 agreement. [N, classes] each.
+def parity_of(pairs: list[tuple[str, FloatArray, FloatArray]]) -> dict[str, Any]:
+    """Parity of every (name, expected, found), [N, ...] each; the report's figures are the worst output's."""
+    rows: list[dict[str, Any]] = []
+    for name, wanted, got in pairs:
+        figures = parity(wanted[: len(got)], got)
+        rows.append({"name": name, "shape": got.shape[1:], **{k: figures[k] for k in ("snr_db", "max_abs_error")}})
+    worst = min(rows, key=lambda row: row["snr_db"])
+    _, wanted, got = pairs[0]
+    return {
+        "n_images": len(got),
+        "outputs": rows,
+        "worst_output": worst["name"],
+        "snr_db": worst["snr_db"],
+        "max_abs_error": worst["max_abs_error"],
+        "top1_agreement": agreement(wanted[: len(got)], got),
+        "agreement_over": "pixels" if got.ndim == 4 else "images",
+        "warnings": [text for name, wanted, _ in pairs if (text := _tells_nothing(name, wanted))],
+    }
+
+
+def parity(expected: FloatArray, outputs: FloatArray) -> dict[str, float]:
+    """Signal to noise of an output in dB (at most 200) and its largest difference. [N, ...] each.
 
     >>> parity(np.float32([[3.0, 4.0]]), np.float32([[3.0, 4.5]]))["snr_db"]
     20.0
@@ -115,12 +121,59 @@ def parity(expected: FloatArray, outputs: FloatArray) -> dict[str, Any]:
     noise = float(((wanted - got) ** 2).sum())
     signal = float((wanted**2).sum())
     snr_db = 10 * np.log10(signal / noise) if signal and noise else (0.0 if noise else IDENTICAL_DB)
-    return {
-        "n_images": len(expected),
-        "snr_db": min(float(snr_db), IDENTICAL_DB),
-        "max_abs_error": float(np.abs(wanted - got).max()),
-        "top1_agreement": float((wanted.argmax(axis=1) == got.argmax(axis=1)).mean()),
-    }
+    return {"snr_db": min(float(snr_db), IDENTICAL_DB), "max_abs_error": float(np.abs(wanted - got).max(initial=0.0))}
+
+
+def agreement(expected: FloatArray, outputs: FloatArray) -> float | None:
+    """Part of the images where both name the same class; of the pixels for [N, classes, H, W]; None for other shapes.
+
+    >>> agreement(np.float32([[0, 1], [1, 0]]), np.float32([[0, 2], [0, 2]]))
+    0.5
+    """
+    if expected.ndim not in (2, 4) or expected.shape[1] < 2:
+        return None
+    return float((expected.argmax(axis=1) == outputs.argmax(axis=1)).mean())
+
+
+def _tells_nothing(name: str, wanted: FloatArray) -> str | None:
+    """A warning where an output hardly changes from image to image, as with random weights."""
+    values = wanted.astype(np.float64)
+    power = float((values**2).sum())
+    changing = float(((values - values.mean(axis=0)) ** 2).sum())
+    if len(values) < 2 or (power and changing > power * 10 ** (TELLING_DB / 10)):
+        return None
+    same = f"output '{name}' of the program is the same for every image"
+    return f"{same}, so parity proves little: are the weights trained?"
+
+
+def _accuracy_of(
+    kept: Mapping[str, FloatArray],
+    baseline: str | None,
+    session: Session,
+    artifact: Artifact,
+    images: Images,
+    answered: FloatArray,
+    deadline: Deadline,
+) -> dict[str, Any]:
+    """Accuracy on all images, or on the parity images where the artifact is interpreted; {} without labels."""
+    if images.labels is None or "logits" not in kept:
+        return {}
+    holds, total = artifact.inputs[0].holds, len(kept["logits"])
+
+    def answer(start: int, stop: int) -> FloatArray:
+        return logits(session, images.for_input(holds, start, stop))
+
+    if session.executed != "interpreted":
+        more = classify(answer, len(answered), total, deadline=deadline)
+        answered = np.concatenate([answered, more]) if len(more) else answered
+    n = len(answered)
+    if not np.isfinite(answered).all():
+        return {"failures": ["its outputs are NaN or infinite for some of the images"]}
+    found = accuracy(kept["logits"][:n], answered, images.labels[:n])
+    if baseline is not None:
+        float_logits = np.load(baseline, allow_pickle=False)["logits"]
+        found["paired"] = paired(float_logits, answered, images.labels)
+    return found
 
 
 def accuracy(expected: FloatArray, outputs: FloatArray, labels: npt.NDArray[np.int64]) -> dict[str, Any]:
@@ -134,16 +187,39 @@ def accuracy(expected: FloatArray, outputs: FloatArray, labels: npt.NDArray[np.i
     }
 
 
+def paired(baseline: FloatArray, outputs: FloatArray, labels: npt.NDArray[np.int64]) -> dict[str, Any]:
+    """Fields of PairedAccuracy, on the images that both answered.
+
+    >>> paired(np.eye(2), np.eye(2)[[1, 1]], np.array([0, 1]))["loss_points"]
+    50.0
+    """
+    n = min(len(baseline), len(outputs))
+    before = baseline[:n].argmax(axis=1) == labels[:n]
+    after = outputs[:n].argmax(axis=1) == labels[:n]
+    lost, gained = int((before & ~after).sum()), int((~before & after).sum())
+    return {
+        "n": n,
+        "baseline_top1": float(before.mean()),
+        "loss_points": 100 * (lost - gained) / n,
+        "lost": lost,
+        "gained": gained,
+        "p_value": mcnemar_exact(lost, gained),
+    }
+
+
 def answer(mode: str, request: Mapping[str, Any]) -> dict[str, Any]:
     """The result document of a mode; whatever a runtime raises becomes one line, its traceback is in the log."""
     try:
-        return reference(request) if mode == "reference" else check(request)
+        return _MODES[mode](request)
     except EdgekdError as error:
         traceback.print_exc()
         return {"broken": str(error)}
     except Exception as error:
         traceback.print_exc()
         return {"broken": f"the runtime raised {type(error).__name__}: {first_line(error)}"}
+
+
+_MODES = {"reference": reference, "references": references, "check": check}
 
 
 def main(arguments: list[str]) -> int:

@@ -10,33 +10,97 @@ from typing import Any
 
 from edgekd.artifact import Artifact
 from edgekd.errors import ConversionError
-from edgekd.export.describe import INPUT_NAME, OUTPUT_NAME, describe, image_spec, logits_spec
+from edgekd.export.describe import INPUT_NAME, describe, image_spec
+from edgekd.export.folded import replaced, with_channel_affine, with_probabilities
+from edgekd.export.io_forms import pixel_affine
 from edgekd.export.program import Source, load
 from edgekd.export.request import ExportRequest, RefusedError
 
 DEFAULT_DEPLOYMENT_TARGET = "iOS17"
+PROBABILITIES = "probabilities"
 
 
 def lower(request: ExportRequest) -> Artifact:
     """Write `model.mlpackage`.
 
-    Raises: RefusedError: the profile's deployment target is unknown to coremltools. ConversionError: int8 was lost.
+    Raises: RefusedError: the profile's deployment target is unknown to coremltools, or it cannot take such images.
+        ConversionError: int8 was lost.
     """
     source = load(request)
+    outputs = source.outputs
     deployment_target = deployment_target_of(request)
-    model = _converted(source, request.precision, deployment_target)
+    notes = [f"minimum deployment target {deployment_target}", "runs on Apple devices only"]
+    image = image_spec(source.shape)
+    options: dict[str, Any] = {}
+    if request.fold_preprocessing:
+        source, options, more = _image_form(source, request)
+        image = image_spec(source.shape, dtype="uint8", holds="pixels")
+        notes.extend(more)
+    model = _converted(source, request.precision, deployment_target, options)
     _require_precision(model, request)
-    model = _renamed(model)
+    model = _renamed(model, source.output_names)
     _write_metadata(model, request)
     path = request.out / "model.mlpackage"
     model.save(str(path))
-    return describe(
-        request,
-        path,
-        inputs=[image_spec(source.shape)],
-        outputs=[logits_spec(source.logits_shape)],
-        notes=[f"minimum deployment target {deployment_target}", "runs on Apple devices only"],
+    return describe(request, path, inputs=[image], outputs=outputs, notes=notes)
+
+
+def _image_form(source: Source, request: ExportRequest) -> tuple[Source, dict[str, Any], list[str]]:
+    """An image input (CVPixelBuffer) normalised inside, and class labels where the request has them.
+
+    Core ML scales an image by one number for all channels; what the channels' own stds differ by is in the graph.
+    Raises: RefusedError: neither 1 nor 3 channels.
+    """
+    tools = _coremltools()
+    channels = source.shape[1]
+    layouts = {1: tools.colorlayout.GRAYSCALE, 3: tools.colorlayout.RGB}
+    if channels not in layouts:
+        raise RefusedError(f"Core ML images have 1 or 3 channels, the model takes {channels}", fix="do not fold")
+    affine = pixel_affine(request, channels)
+    bias: Any = [0.0] * channels
+    if len(set(affine.scale)) == 1:
+        bias = list(affine.offset)
+    else:
+        ratios = [scale / affine.scale[0] for scale in affine.scale]
+        source = replaced(source, with_channel_affine(source, ratios, affine.offset))
+    picture = tools.ImageType(
+        name=INPUT_NAME,
+        shape=source.shape,
+        scale=affine.scale[0],
+        bias=bias[0] if channels == 1 else bias,
+        color_layout=layouts[channels],
     )
+    options, notes = {"inputs": [picture]}, ["input is an image (pixels 0..255)"]
+    if len(source.outputs) == 1 and source.outputs[0].shape == (1, len(request.labels)):
+        source = replaced(source, with_probabilities(source, PROBABILITIES))
+        options["classifier_config"] = tools.ClassifierConfig(
+            list(request.labels), predicted_feature_name="classLabel", predicted_probabilities_output=PROBABILITIES
+        )
+        options["pass_pipeline"] = _pipeline_for_labels()
+        notes.append("classifier: classLabel and its probabilities beside the logits")
+    return source, options, notes
+
+
+def _pipeline_for_labels() -> Any:
+    """The default passes and one that makes room for the label among the output types.
+
+    coremltools (9.0) looks up the type of each output by position after adding the label, one past the end.
+    """
+    tools = _coremltools()
+    from coremltools.converters.mil.mil.passes import graph_pass, pass_registry
+
+    name = "edgekd::room_for_label"
+    if name not in pass_registry.PASS_REGISTRY:
+
+        @pass_registry.register_pass(namespace="edgekd", name="room_for_label")
+        class RoomForLabel(graph_pass.AbstractGraphPass):  # type: ignore[misc]  # the vendor ships no types
+            def apply(self, program: Any) -> None:
+                main = program.functions["main"]
+                main.output_types = [*main.output_types, None] if main.output_types else main.output_types
+
+    pipeline = tools.PassPipeline.DEFAULT
+    pipeline.append_pass(name)
+    return pipeline
 
 
 def deployment_target_of(request: ExportRequest) -> str:
@@ -53,27 +117,32 @@ def _coremltools() -> Any:
     return coremltools
 
 
-def _converted(source: Source, precision: str, deployment_target: str) -> Any:
+def _converted(source: Source, precision: str, deployment_target: str, options: dict[str, Any]) -> Any:
     tools = _coremltools()
     target = getattr(tools.target, deployment_target, None)
     if target is None:
         known = ", ".join(name for name in dir(tools.target) if name.startswith(("iOS", "macOS")))
         raise RefusedError(f"coremltools knows no deployment target '{deployment_target}'", fix=f"known: {known}")
     compute = tools.precision.FLOAT32 if precision == "fp32" else tools.precision.FLOAT16
+    from edgekd.quant.program import name_outputs
+
     return tools.convert(
-        source.program.run_decompositions({}),
+        name_outputs(source.program.run_decompositions({}), source.output_names),  # decomposing loses the names
         convert_to="mlprogram",
         minimum_deployment_target=target,
         compute_precision=compute,
         skip_model_load=True,
+        **options,
     )
 
 
-def _renamed(model: Any) -> Any:
+def _renamed(model: Any, outputs: list[str]) -> Any:
     """The model with the input and output names that every other artifact has."""
     tools = _coremltools()
     spec = model.get_spec()
-    features = ((spec.description.input[0].name, INPUT_NAME), (spec.description.output[0].name, OUTPUT_NAME))
+    features = [(spec.description.input[0].name, INPUT_NAME)]
+    if not spec.description.predictedFeatureName:  # a classifier's outputs were named when its labels were attached
+        features += [(found.name, name) for found, name in zip(spec.description.output, outputs, strict=True)]
     if all(old == new for old, new in features):
         return model
     for old, new in features:

@@ -12,7 +12,7 @@ from edgekd.export.request import ExportRequest
 from edgekd.files import sha256_of, size_bytes_of
 
 MANIFEST_NAME = "artifact.json"
-INPUT_NAME, OUTPUT_NAME = "image", "logits"
+INPUT_NAME = "image"
 
 
 def describe(
@@ -59,6 +59,10 @@ def image_spec(shape: Sequence[int], *, dtype: str = "float32", name: str = INPU
     return TensorSpec(name=name, shape=tuple(shape), dtype=dtype, layout=more.pop("layout", "NCHW"), **more)
 
 
-def logits_spec(shape: Sequence[int], *, dtype: str = "float32", name: str = OUTPUT_NAME, **more: Any) -> TensorSpec:
-    """The logits output of shape (batch, classes)."""
-    return TensorSpec(name=name, shape=tuple(shape), dtype=dtype, layout="NC", **more)
+def output_spec(name: str, shape: Sequence[int], dtype: str = "float32", **more: Any) -> TensorSpec:
+    """One output: (batch, classes), or anything else, its axes in the program's order.
+
+    >>> output_spec("logits", (1, 10)).layout, output_spec("out", (1, 21, 64, 64)).layout
+    ('NC', 'ANY')
+    """
+    return TensorSpec(name=name, shape=tuple(shape), dtype=dtype, layout="NC" if len(shape) == 2 else "ANY", **more)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 
 from edgekd.artifact import Artifact
-from edgekd.export.describe import describe, image_spec, logits_spec
+from edgekd.export.describe import describe, image_spec
 from edgekd.export.program import load
 from edgekd.export.request import ExportRequest
 
@@ -20,6 +20,6 @@ def lower(request: ExportRequest) -> Artifact:
         request,
         path,
         inputs=[image_spec(source.shape)],
-        outputs=[logits_spec(source.logits_shape)],
+        outputs=source.outputs,
         notes=[note],
     )

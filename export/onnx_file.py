@@ -7,11 +7,13 @@ for the q/dq operators: it writes opset 13 (IR 7) int8 graphs of exactly the pro
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekd.errors import ConversionError
-from edgekd.export.describe import INPUT_NAME, OUTPUT_NAME
+from edgekd.export.describe import INPUT_NAME
+from edgekd.export.io_forms import PixelAffine
 
 if TYPE_CHECKING:
     import onnx
@@ -22,8 +24,8 @@ PROGRAM_EXPORTER_OPSET_MIN = 18
 QDQ_OPSET_MIN = 13  # first opset whose DequantizeLinear has a channel axis
 
 
-def export_program(program: ExportedProgram, opset: int) -> onnx.ModelProto:
-    """The program at `opset` (18 or later) through torch's program exporter.
+def export_program(program: ExportedProgram, opset: int, *, outputs: Sequence[str]) -> onnx.ModelProto:
+    """The program at `opset` (18 or later) through torch's program exporter; outputs: their names.
 
     Raises: ConversionError: the exporter chose another opset.
     """
@@ -35,7 +37,7 @@ def export_program(program: ExportedProgram, opset: int) -> onnx.ModelProto:
         dynamo=True,
         opset_version=opset,
         input_names=[INPUT_NAME],
-        output_names=[OUTPUT_NAME],
+        output_names=list(outputs),
         optimize=True,
         verbose=False,
     )
@@ -44,8 +46,10 @@ def export_program(program: ExportedProgram, opset: int) -> onnx.ModelProto:
     return finished(exported.model_proto, opset)
 
 
-def export_traced(module: nn.Module, shape: tuple[int, ...], opset: int) -> onnx.ModelProto:
+def export_traced(module: nn.Module, shape: Sequence[int], opset: int, *, outputs: Sequence[str]) -> onnx.ModelProto:
     """A module at `opset` (9 to 17) through the TorchScript exporter, constants folded, shapes fixed.
+
+    outputs: their names.
 
     Raises: ConversionError: the exporter chose another opset.
     """
@@ -59,12 +63,12 @@ def export_traced(module: nn.Module, shape: tuple[int, ...], opset: int) -> onnx
     stream: Any = io.BytesIO()  # torch takes a stream here, though its annotation knows paths only
     torch.onnx.export(
         module,
-        (torch.zeros(shape),),
+        (torch.zeros(tuple(shape)),),
         stream,
         dynamo=False,
         opset_version=opset,
         input_names=[INPUT_NAME],
-        output_names=[OUTPUT_NAME],
+        output_names=list(outputs),
         do_constant_folding=True,
     )
     model = onnx.load_model_from_string(stream.getvalue())
@@ -124,6 +128,30 @@ def to_half(model: onnx.ModelProto, opset: int, *, keep_io: bool) -> onnx.ModelP
     # The converter appends its casts at the end; onnx's checker and TensorRT want every node after its inputs.
     halved.topological_sort(is_deterministic=True)
     return finished(halved.model, opset)
+
+
+def fold_pixels(model: onnx.ModelProto, affine: PixelAffine) -> None:
+    """Let the graph take uint8 pixels and normalise them: Cast, Mul, Add before whatever read the input. In place."""
+    import numpy as np
+    from onnx import TensorProto, helper, numpy_helper
+
+    normalised = f"{INPUT_NAME}_normalised"
+    for node in model.graph.node:
+        for index, name in enumerate(node.input):
+            if name == INPUT_NAME:
+                node.input[index] = normalised
+    names = {"scale": f"{INPUT_NAME}_scale", "offset": f"{INPUT_NAME}_offset"}
+    for key, values in (("scale", affine.scale), ("offset", affine.offset)):
+        column = np.array(values, dtype=np.float32).reshape(1, -1, 1, 1)
+        model.graph.initializer.append(numpy_helper.from_array(column, names[key]))
+    steps = [
+        helper.make_node("Cast", [INPUT_NAME], [f"{INPUT_NAME}_float"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", [f"{INPUT_NAME}_float", names["scale"]], [f"{INPUT_NAME}_scaled"]),
+        helper.make_node("Add", [f"{INPUT_NAME}_scaled", names["offset"]], [normalised]),
+    ]
+    for step in reversed(steps):
+        model.graph.node.insert(0, step)
+    model.graph.input[0].type.tensor_type.elem_type = TensorProto.UINT8
 
 
 def _constants_to_initializers(model: onnx.ModelProto) -> None:

@@ -7,17 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 from edgekd.artifact import Artifact
 from edgekd.errors import ConversionError
-from edgekd.export.describe import describe, image_spec, logits_spec
+from edgekd.export.describe import describe, image_spec
+from edgekd.export.io_forms import pixel_affine
 from edgekd.export.onnx_file import (
     PROGRAM_EXPORTER_OPSET_MIN,
     QDQ_OPSET_MIN,
     export_program,
     export_traced,
+    fold_pixels,
     require_ir,
     save,
     to_half,
 )
-from edgekd.export.program import Source, load, runnable
+from edgekd.export.onnx_pool import pool_globally
+from edgekd.export.program import Source, load, rewritten, runnable
 from edgekd.export.request import ExportRequest, RefusedError
 
 if TYPE_CHECKING:
@@ -43,14 +46,18 @@ def lower(request: ExportRequest) -> Artifact:
         model = to_half(model, opset, keep_io=True)
         notes.append("fp16 weights and compute, float32 input and output")
     if request.precision == "int8":
+        pool_globally(model)
         signed_to_unsigned(model)
         notes.append("uint8 activations: the program's grid, zero points + 128")
+    image = image_spec(source.shape)
+    if request.fold_preprocessing:
+        fold_pixels(model, pixel_affine(request, source.shape[1]))
+        image = image_spec(source.shape, dtype="uint8", holds="pixels")
+        notes.append("input is uint8 pixels 0..255: Cast, Mul, Add")
     require_ir(model, request.runtime.onnx_ir_version_max if request.runtime else None)
     path = save(model, request.out / "model.onnx")
     _require_loadable(path.read_bytes())
-    return describe(
-        request, path, inputs=[image_spec(source.shape)], outputs=[logits_spec(source.logits_shape)], notes=notes
-    )
+    return describe(request, path, inputs=[image], outputs=source.outputs, notes=notes)
 
 
 def opset_for(request: ExportRequest) -> int:
@@ -66,9 +73,13 @@ def opset_for(request: ExportRequest) -> int:
 
 
 def _float_or_qdq(source: Source, opset: int) -> onnx.ModelProto:
-    if opset >= PROGRAM_EXPORTER_OPSET_MIN:
-        return export_program(source.program, opset)
-    return export_traced(runnable(source.program), source.shape, opset)
+    from edgekd.quant.gates import hard_sigmoids_as_codes
+
+    if opset < PROGRAM_EXPORTER_OPSET_MIN:
+        return export_traced(
+            runnable(source.program, hard_sigmoids_as_codes), source.shape, opset, outputs=source.output_names
+        )
+    return export_program(rewritten(source, hard_sigmoids_as_codes), opset, outputs=source.output_names)
 
 
 def signed_to_unsigned(model: onnx.ModelProto) -> None:

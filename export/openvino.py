@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from edgekd.artifact import Artifact
+from edgekd.artifact import Artifact, TensorSpec
 from edgekd.errors import ConversionError
-from edgekd.export.describe import INPUT_NAME, OUTPUT_NAME, describe, image_spec, logits_spec
+from edgekd.export.describe import INPUT_NAME, describe, image_spec
+from edgekd.export.io_forms import layout_of, pixel_affine
 from edgekd.export.program import Source, load, unfolded
 from edgekd.export.request import ExportRequest
 
@@ -24,16 +25,11 @@ def lower(request: ExportRequest) -> Artifact:
     _name(model, source)
     if request.precision == "int8" and not _quantisations(model):
         raise ConversionError("the converter dropped every quantisation of the int8 program")
+    model, image, form = _in_form(model, request, source)
     path = request.out / "model.xml"
     openvino.save_model(model, str(path), compress_to_fp16=request.precision == "fp16")
     _require_compiles(path)
-    return describe(
-        request,
-        path,
-        inputs=[image_spec(source.shape)],
-        outputs=[logits_spec(source.logits_shape)],
-        notes=_notes(request),
-    )
+    return describe(request, path, inputs=[image], outputs=source.outputs, notes=[*_notes(request), *form])
 
 
 def _converted(source: Source) -> Any:
@@ -51,7 +47,32 @@ def _name(model: Any, source: Source) -> None:
     """Fixed shapes and the names that every other artifact has."""
     model.reshape(list(source.shape))
     model.inputs[0].get_tensor().set_names({INPUT_NAME})
-    model.outputs[0].get_tensor().set_names({OUTPUT_NAME})
+    for output, name in zip(model.outputs, source.output_names, strict=True):
+        output.get_tensor().set_names({name})
+
+
+def _in_form(model: Any, request: ExportRequest, source: Source) -> tuple[Any, TensorSpec, list[str]]:
+    """The model with the asked input: NHWC, pixels with the normalisation in the graph, or as it is."""
+    layout = layout_of(request)
+    batch, channels, height, width = source.shape
+    if not request.fold_preprocessing and layout == "NCHW":
+        return model, image_spec(source.shape), []
+    from openvino import Layout, Type
+    from openvino.preprocess import PrePostProcessor
+
+    steps = PrePostProcessor(model)
+    image = steps.input()
+    image.tensor().set_layout(Layout(layout))
+    image.model().set_layout(Layout("NCHW"))
+    dtype = "float32" if request.io_dtype == "float32" or not request.fold_preprocessing else "uint8"
+    if request.fold_preprocessing:
+        affine = pixel_affine(request, channels)
+        image.tensor().set_element_type(Type.f32 if dtype == "float32" else Type.u8)
+        image.preprocess().convert_element_type(Type.f32).mean(list(affine.mean)).scale(list(affine.std))
+    shape = (batch, height, width, channels) if layout == "NHWC" else source.shape
+    holds = "pixels" if request.fold_preprocessing else "normalised"
+    form = f"input is {dtype} {layout} {holds}"
+    return steps.build(), image_spec(shape, dtype=dtype, layout=layout, holds=holds), [form]
 
 
 def _quantisations(model: Any) -> int:

@@ -5,29 +5,35 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from edgekd.artifact import TensorSpec
 from edgekd.errors import InputError
+from edgekd.export.describe import output_spec
 from edgekd.export.request import ExportRequest, RefusedError
 from edgekd.targets import get_target
 from edgekd.targets.spec import Scheme
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from torch import nn
     from torch.export import ExportedProgram
+
+    Rewrite = Callable[[Any], None]
 
 
 @dataclass(frozen=True)
 class Source:
-    """A loaded program. shape: (1, channels, height, width); classes: logits per image; scheme: None if float."""
+    """A loaded program. shape: (1, channels, height, width); outputs: in order; scheme: None if float."""
 
     program: ExportedProgram
     shape: tuple[int, int, int, int]
-    classes: int
+    outputs: tuple[TensorSpec, ...]
     scheme: Scheme | None
 
     @property
-    def logits_shape(self) -> tuple[int, int]:
-        """Shape of the output."""
-        return self.shape[0], self.classes
+    def output_names(self) -> list[str]:
+        """Names of the outputs, in order."""
+        return [output.name for output in self.outputs]
 
 
 def load(request: ExportRequest) -> Source:
@@ -37,7 +43,7 @@ def load(request: ExportRequest) -> Source:
         InputError: not a program, or a float program where int8 was asked for, or the reverse.
         RefusedError: the target does not run the program's activation scheme.
     """
-    from edgekd.quant import image_shape, is_quantised, load_program, num_classes
+    from edgekd.quant import image_shape, is_quantised, load_program
 
     program = load_program(request.program)
     quantised = is_quantised(program)
@@ -48,7 +54,16 @@ def load(request: ExportRequest) -> Source:
     if reason := get_target(request.target).why_not(request.precision, scheme):
         raise RefusedError(reason)
     batch, channels, height, width = image_shape(program)
-    return Source(program, (batch, channels, height, width), num_classes(program), scheme)
+    return Source(program, (batch, channels, height, width), output_specs(program), scheme)
+
+
+def output_specs(program: ExportedProgram) -> tuple[TensorSpec, ...]:
+    """The outputs as the program has them, in order."""
+    from edgekd.quant import output_names
+
+    values = {node.name: node.meta["val"] for node in program.graph.nodes if node.name in output_names(program)}
+    named = ((name, values[name]) for name in output_names(program))
+    return tuple(output_spec(name, tuple(v.shape), str(v.dtype).removeprefix("torch.")) for name, v in named)
 
 
 def activation_scheme(program: ExportedProgram) -> Scheme:
@@ -66,19 +81,33 @@ def activation_grids(program: ExportedProgram) -> list[tuple[float, int]]:
     return [(float(node.args[1]), int(node.args[2])) for node in nodes]
 
 
-def runnable(program: ExportedProgram) -> nn.Module:
+def runnable(program: ExportedProgram, *rewrites: Rewrite) -> nn.Module:
     """The program as a module that takes `image` and whose train() and eval() do nothing.
 
     The graph has its mode compiled in, and torch refuses train() on it; two converters call it all the same.
+    rewrites: what the runtime wants to read differently, each done in place.
     """
-    return _wrapped(program.module(check_guards=False))
+    return _rewritten(program.module(check_guards=False), rewrites)
 
 
-def unfolded(program: ExportedProgram) -> nn.Module:
+def rewritten(source: Source, *rewrites: Rewrite) -> ExportedProgram:
+    """The source's program after the rewrites, for converters that take no module."""
+    import torch
+
+    return torch.export.export(runnable(source.program, *rewrites), (torch.zeros(source.shape),))
+
+
+def unfolded(program: ExportedProgram, *rewrites: Rewrite) -> nn.Module:
     """`runnable`, with each stored int8 weight written as quantize(float weight), which LiteRT and OpenVINO need."""
     from edgekd.quant import unfold_weights
 
-    return _wrapped(unfold_weights(program))
+    return _rewritten(unfold_weights(program), rewrites)
+
+
+def _rewritten(graph: nn.Module, rewrites: Sequence[Rewrite]) -> nn.Module:
+    for rewrite in rewrites:
+        rewrite(graph)
+    return _wrapped(graph)
 
 
 def _wrapped(graph: nn.Module) -> nn.Module:

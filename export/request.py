@@ -7,11 +7,12 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from edgekd.artifact import Artifact, Frozen, Precision
+from edgekd.artifact import Artifact, Frozen, Layout, Precision
 from edgekd.errors import InputError
 from edgekd.profile import HardwareProfile, RuntimeSupport
 
 State = Literal["exported", "failed", "refused"]
+IoDtype = Literal["auto", "float32", "int8", "uint8"]
 
 
 class RefusedError(InputError):
@@ -25,6 +26,9 @@ class ExportRequest(Frozen):
 
     program: float for fp32 and fp16, converted (folded int8 weights, q/dq ops) for int8; batch 1, NCHW, normalised
     input. out: the folder that will hold the artifact; replaced as a whole on success, untouched on failure.
+    labels: class names; preprocessing: `Preprocessing.to_dict()`; both go into artifacts that can carry them.
+    io_dtype: of input and output tensors; auto is the target's usual one. input_layout: None is the target's own.
+    fold_preprocessing: the artifact takes pixels 0..255 and normalises them itself.
     """
 
     target: str
@@ -34,6 +38,9 @@ class ExportRequest(Frozen):
     profile: HardwareProfile | None = None
     labels: tuple[str, ...] = ()
     preprocessing: dict[str, Any] = Field(default_factory=dict)
+    io_dtype: IoDtype = "auto"
+    input_layout: Layout | None = None
+    fold_preprocessing: bool = False
 
     @property
     def label(self) -> str:
@@ -55,7 +62,7 @@ class ExportOutcome(Frozen):
     """How one conversion ended: exported (with an artifact), failed or refused (with a reason).
 
     log: name of the file that holds the converter's own output, "" when no converter was started.
-    wall_s: seconds of wall time, process start included.
+    wall_s: seconds of wall time, process start included. cached: the artifact came from the cache of earlier exports.
     """
 
     target: str
@@ -65,3 +72,4 @@ class ExportOutcome(Frozen):
     reason: str = ""
     log: str = ""
     wall_s: float = 0.0
+    cached: bool = False

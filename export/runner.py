@@ -11,12 +11,17 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from edgekd.artifact import Artifact
 from edgekd.errors import ConversionError, EdgekdError, InputError, MissingExtraError
+from edgekd.export.cache import ExportCache, key_of
 from edgekd.export.describe import MANIFEST_NAME
+from edgekd.export.io_forms import why_not_io
 from edgekd.export.process import Exit, last_lines, run_watched
 from edgekd.export.request import ExportOutcome, ExportRequest, RefusedError
 from edgekd.files import read_json, write_json, write_text
@@ -24,11 +29,15 @@ from edgekd.targets import Target, get_target
 
 # -P: the working directory must not be importable, or a user's `onnx.py` beside the model would shadow the package.
 WORKER_COMMAND = (sys.executable, "-P", "-m", "edgekd.export.worker")
-Lowering = Callable[[ExportRequest], Artifact]
+# What a converter takes at its peak (1.28 GiB were measured for LiteRT), and which converters take longest.
+CONVERSION_GIB = 1.3
+SLOWEST = ("tflite", "coreml", "openvino", "onnxruntime", "tensorrt")
 
 
-def export_one(request: ExportRequest, *, log: Path) -> Artifact:
+def export_one(request: ExportRequest, *, log: Path, cache: Path | None = None) -> Artifact:
     """Convert one program in a subprocess; the converter's output goes to `log`, never to the terminal.
+
+    cache: folder of earlier exports (`default_cache()`); an unchanged conversion is copied from there.
 
     Raises:
         RefusedError: the target or the profile does not take the precision; nothing was started.
@@ -36,36 +45,55 @@ def export_one(request: ExportRequest, *, log: Path) -> Artifact:
         InputError: no such target or program, or `request.out` holds something else.
         ConversionError: the converter failed, crashed, hung or ran out of memory; its last lines and the log are named.
     """
-    return _export(request, log=log, command=WORKER_COMMAND, threads=_cores(), cancelled=None)
+    run = _Run(threads=_cores(), cancelled=None, cache=ExportCache(cache) if cache else None)
+    return _export(request, log=log, run=run)[0]
 
 
 def export_all(
     requests: Sequence[ExportRequest],
     log_dir: Path,
-    jobs: int = 1,
+    jobs: int | None = None,
     *,
     on_done: Callable[[ExportOutcome], None] | None = None,
+    cache: Path | None = None,
 ) -> list[ExportOutcome]:
     """Convert every request, `jobs` at a time, and report each in the order asked; a failure does not stop the others.
 
-    on_done: called as each ends of itself, from its thread. Ctrl-C ends every running converter, then propagates.
+    jobs: None takes as many as cores and free memory allow. on_done: called as each ends of itself, from its thread.
+    cache: folder of earlier exports (`default_cache()`), None for none. Ctrl-C ends every running converter, then
+    propagates.
     """
     cancelled = threading.Event()
-    threads = max(1, _cores() // max(1, jobs))
+    at_once = max(1, jobs if jobs is not None else parallel_jobs(len(requests)))
+    run = _Run(max(1, _cores() // at_once), cancelled, ExportCache(cache) if cache else None)
 
-    def one(pair: tuple[ExportRequest, Path]) -> ExportOutcome:
-        outcome = _outcome(pair[0], log=pair[1], threads=threads, cancelled=cancelled)
+    def one(request: ExportRequest, log: Path) -> ExportOutcome:
+        outcome = _outcome(request, log=log, run=run)
         if on_done is not None and not cancelled.is_set():
             on_done(outcome)
         return outcome
 
-    with ThreadPoolExecutor(max_workers=max(1, jobs)) as pool:
+    pairs = list(zip(requests, _log_names(requests, log_dir), strict=True))
+    with ThreadPoolExecutor(max_workers=at_once) as pool:
         try:
-            return list(pool.map(one, zip(requests, _log_names(requests, log_dir), strict=True)))
+            futures = {index: pool.submit(one, *pairs[index]) for index in _longest_first(requests)}
+            return [futures[index].result() for index in range(len(requests))]
         except BaseException:
             cancelled.set()
             pool.shutdown(wait=True, cancel_futures=True)
             raise
+
+
+def parallel_jobs(n_requests: int) -> int:
+    """Conversions to run at once: one per core, as long as each has the memory a converter takes."""
+    by_memory = int(psutil.virtual_memory().available / 2**30 / CONVERSION_GIB)
+    return max(1, min(n_requests, _cores(), by_memory))
+
+
+def _longest_first(requests: Sequence[ExportRequest]) -> list[int]:
+    """Positions with the slowest converters in front: the last one to start decides when all are done."""
+    rank = {target: position for position, target in enumerate(SLOWEST)}
+    return sorted(range(len(requests)), key=lambda index: rank.get(requests[index].target, len(rank)))
 
 
 def why_refused(request: ExportRequest) -> str | None:
@@ -78,14 +106,23 @@ def why_refused(request: ExportRequest) -> str | None:
         device = request.profile.name if request.profile is not None else ""
         legal = ", ".join(runtime.precisions)
         return f"{target.title} {runtime.version} on {device} takes {legal}, not {request.precision}: {runtime.why}"
-    return None
+    return why_not_io(request)
 
 
-def _outcome(request: ExportRequest, *, log: Path, threads: int, cancelled: threading.Event) -> ExportOutcome:
+@dataclass(frozen=True)
+class _Run:
+    """What the conversions of one call share. threads: per converter."""
+
+    threads: int
+    cancelled: threading.Event | None
+    cache: ExportCache | None
+
+
+def _outcome(request: ExportRequest, *, log: Path, run: _Run) -> ExportOutcome:
     started = time.monotonic()
-    state, artifact, reason = "exported", None, ""
+    state, artifact, reason, cached = "exported", None, "", False
     try:
-        artifact = _export(request, log=log, command=WORKER_COMMAND, threads=threads, cancelled=cancelled)
+        artifact, cached = _export(request, log=log, run=run)
     except (RefusedError, MissingExtraError) as error:
         state, reason = "refused", str(error)
     except EdgekdError as error:
@@ -97,36 +134,36 @@ def _outcome(request: ExportRequest, *, log: Path, threads: int, cancelled: thre
             state=state,
             artifact=artifact,
             reason=reason,
-            log=log.name if log.exists() else "",
+            log=log.name if log.exists() and not cached else "",
             wall_s=time.monotonic() - started,
+            cached=cached,
         )
     )
 
 
-def _export(
-    request: ExportRequest,
-    *,
-    log: Path,
-    command: Sequence[str],
-    threads: int,
-    cancelled: threading.Event | None,
-) -> Artifact:
+def _export(request: ExportRequest, *, log: Path, run: _Run) -> tuple[Artifact, bool]:
+    """The artifact, and whether it came from the cache."""
     target = _accept(request)
+    key = key_of(request) if run.cache is not None else None
     request.out.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{request.out.name}.", suffix=".tmp", dir=request.out.resolve().parent))
     try:
+        if run.cache is not None and key is not None and (kept := run.cache.fetch(key, staging)) is not None:
+            return _publish(kept, staging, request.out), True
         with tempfile.TemporaryDirectory(prefix="edgekd-export-") as exchange:
             result = Path(exchange) / "result.json"
             end = run_watched(
-                [*command, str(_write_request(request, staging, Path(exchange))), str(result)],
+                [*WORKER_COMMAND, str(_write_request(request, staging, Path(exchange))), str(result)],
                 log=log,
-                environment=worker_environment(os.environ, threads),
+                environment=worker_environment(os.environ, run.threads),
                 timeout_s=target.timeout_s,
                 memory_limit_gib=target.memory_limit_gib,
-                cancelled=cancelled,
+                cancelled=run.cancelled,
             )
-            artifact = _artifact_from(request, end, result, log)
-        return _publish(artifact, staging, request.out)
+            artifact = _publish(_artifact_from(request, end, result, log), staging, request.out)
+        if run.cache is not None and key is not None:
+            run.cache.store(key, request.out)
+        return artifact, False
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 

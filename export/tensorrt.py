@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from edgekd.artifact import Artifact
 from edgekd.errors import MissingExtraError
-from edgekd.export import tensorrt_kit
-from edgekd.export.describe import describe, image_spec, logits_spec
+from edgekd.export import tensorrt_kit, torch_tensorrt
+from edgekd.export.describe import describe, image_spec
 from edgekd.export.onnx_file import export_traced, require_ir, save, to_half
 from edgekd.export.program import Source, load, runnable, unfolded
 from edgekd.export.request import ExportRequest, RefusedError
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 # Compute capabilities that TensorRT-RTX 1.7 builds for without the GPU present (measured), and its names for them.
 RTX_ARCHITECTURES = {"7.5": "SM75", "8.0": "SM80", "8.6": "SM86", "8.9": "SM89", "12.0": "SM120", "12.1": "SM121"}
 OPSET_DEFAULT = 17
+LAYER_NORM, LAYER_NORM_OPSET = (8, 6), 17  # TensorRT and ONNX opset that know LayerNormalization as one operator
 CAPABILITIES_WITHOUT_INT8 = frozenset({"5.3", "6.0", "6.2"})  # Jetson Nano, P100, TX2: no DP4A
 FP16_ONLY_ARCHITECTURES = frozenset({"SM75"})  # TensorRT-RTX refuses fp32 GEMM and Q/DQ there (measured, 1.7)
 
@@ -65,14 +66,24 @@ def onnx_model(request: ExportRequest, source: Source, *, typed_half: bool, floa
     typed_half: fp16 in the graph itself, for strongly typed builders. float_weights: int8 weights as quantize(float),
     the only form TensorRT 8 documents; newer ones read stored int8 weights, a quarter of the size.
     """
-    cap = request.runtime.onnx_opset_max if request.runtime else None
-    opset = min(OPSET_DEFAULT, cap) if cap is not None else OPSET_DEFAULT
+    opset = _opset(request, source)
     module = unfolded(source.program) if float_weights else runnable(source.program)
-    model = export_traced(module, source.shape, opset)
+    model = export_traced(module, source.shape, opset, outputs=source.output_names)
     if typed_half:
         model = to_half(model, opset, keep_io=True)
     require_ir(model, request.runtime.onnx_ir_version_max if request.runtime else None)
     return model
+
+
+def _opset(request: ExportRequest, source: Source) -> int:
+    """The default or the profile's; below 17 for a TensorRT that has no LayerNormalization (it came with 8.6)."""
+    cap = request.runtime.onnx_opset_max if request.runtime else None
+    opset = min(OPSET_DEFAULT, cap) if cap is not None else OPSET_DEFAULT
+    names = {str(node.target) for node in source.program.graph.nodes if node.op == "call_function"}
+    has_norm = any("layer_norm" in name for name in names)
+    if has_norm and tensorrt_kit.version_of(request.runtime) < LAYER_NORM and rtx_architecture(request) is None:
+        return min(opset, LAYER_NORM_OPSET - 1)
+    return opset
 
 
 def _require_int8(request: ExportRequest) -> None:
@@ -101,7 +112,8 @@ def _kit(request: ExportRequest, source: Source) -> Artifact:
         f"opset {model.opset_import[0].version}, ONNX IR {model.ir_version}",
         "build.sh makes the engine on the device",
     ]
-    return _described(request, source, folder, [*notes, findings["summary"]])
+    notes += [findings["summary"], torch_tensorrt.evidence(request.program, request.precision)]
+    return _described(request, source, folder, notes)
 
 
 def _engine(request: ExportRequest, source: Source, architecture: str) -> Artifact:
@@ -119,6 +131,4 @@ def _engine(request: ExportRequest, source: Source, architecture: str) -> Artifa
 
 
 def _described(request: ExportRequest, source: Source, path: Path, notes: list[str]) -> Artifact:
-    return describe(
-        request, path, inputs=[image_spec(source.shape)], outputs=[logits_spec(source.logits_shape)], notes=notes
-    )
+    return describe(request, path, inputs=[image_spec(source.shape)], outputs=source.outputs, notes=notes)

@@ -1,4 +1,8 @@
-"""LiteRT: one `.tflite` with an NHWC input. fp32, fp16 weights, or int8 throughout with int8 input and output."""
+"""LiteRT: one `.tflite`. fp32, fp16 weights, or int8 throughout; input NHWC or NCHW, pixels or normalised.
+
+The converter is run in one way only; float or uint8 ends of an int8 graph and folded pixels are a few operators that
+are written into its file afterwards (`tflite_file`). Labels and normalisation travel inside (`tflite_metadata`).
+"""
 
 from __future__ import annotations
 
@@ -7,9 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from edgekd.artifact import Artifact, TensorSpec
 from edgekd.errors import ConversionError
-from edgekd.export.describe import INPUT_NAME, OUTPUT_NAME, describe, image_spec, logits_spec
+from edgekd.export.describe import INPUT_NAME, describe
+from edgekd.export.io_forms import layout_of, pixel_affine
 from edgekd.export.program import Source, load, runnable, unfolded
 from edgekd.export.request import ExportRequest
+from edgekd.export.tflite_file import TfliteFile
+from edgekd.export.tflite_layout import drop_idle_transposes
+from edgekd.export.tflite_metadata import Description, metadata_buffer, with_labels
 
 if TYPE_CHECKING:
     from torch import nn
@@ -18,32 +26,91 @@ if TYPE_CHECKING:
 def lower(request: ExportRequest) -> Artifact:
     """Write `model.tflite`.
 
-    Raises: ConversionError: the file does not load, is of another precision, or has not one input and one output.
+    Raises: ConversionError: the file does not load, is of another precision, or its inputs or outputs got lost.
     """
     source = load(request)
     path = request.out / "model.tflite"
-    _convert(source, path, int8=request.precision == "int8")
+    _convert(source, path, int8=request.precision == "int8", layout=layout_of(request))
     if request.precision == "fp16":
         path = _to_half(path)
-    image, logits = _read_io(path)
-    _require_precision(request, path, image)
-    transposes = _operators(path).count("TRANSPOSE")
-    notes = ["NHWC input"]
-    if transposes:
-        notes.append(f"{transposes} TRANSPOSE operators are left in the graph")
-    return describe(request, path, inputs=[image], outputs=[logits], notes=notes)
+    file = TfliteFile(path)
+    _require_precision(request, file)
+    drop_idle_transposes(file)
+    file.meet_fixed_grids()
+    file.name_io(INPUT_NAME, source.output_names)
+    _shape_io(file, request, source)
+    holds = "pixels" if request.fold_preprocessing else "normalised"
+    image, outputs = file.specs(layout=layout_of(request), holds=holds)
+    said = _description(request, image, outputs)
+    file.add_metadata(metadata_buffer(said))
+    file.save(path)
+    path.write_bytes(with_labels(path.read_bytes(), said.labels))
+    _require_loads(path)
+    return describe(request, path, inputs=[image], outputs=outputs, notes=_notes(file, image, said))
 
 
-def _convert(source: Source, path: Path, *, int8: bool) -> None:
+def _convert(source: Source, path: Path, *, int8: bool, layout: str) -> None:
     import litert_torch
     import torch
 
-    module = unfolded(source.program) if int8 else runnable(source.program)
+    from edgekd.quant.gates import hard_sigmoids_as_sums
+
+    module: nn.Module = unfolded(source.program, hard_sigmoids_as_sums) if int8 else runnable(source.program)
     batch, channels, height, width = source.shape
     options: dict[str, Any] = {"quant_config": _quant_config()} if int8 else {}
-    channel_last: nn.Module = litert_torch.to_channel_last_io(module, args=[0])
-    converted = litert_torch.convert(channel_last, (torch.zeros(batch, height, width, channels),), **options)
-    converted.export(str(path))
+    shape: tuple[int, ...] = source.shape
+    if layout == "NHWC":
+        module, shape = litert_torch.to_channel_last_io(module, args=[0]), (batch, height, width, channels)
+    litert_torch.convert(module, (torch.zeros(shape),), **options).export(str(path))
+
+
+def _shape_io(file: TfliteFile, request: ExportRequest, source: Source) -> None:
+    """The ends of the graph in the asked types. auto: as converted; with folded pixels uint8 in and float32 out."""
+    if request.fold_preprocessing:
+        dtype = "float32" if request.io_dtype == "float32" else "uint8"
+        file.fold_pixels(pixel_affine(request, source.shape[1]), dtype)
+        if request.io_dtype == "uint8":
+            file.uint8_outputs()
+        else:
+            file.float_outputs()
+    elif request.precision == "int8" and request.io_dtype == "float32":
+        file.float_io()
+    elif request.precision == "int8" and request.io_dtype == "uint8":
+        file.uint8_io()
+
+
+def _description(request: ExportRequest, image: TensorSpec, outputs: list[TensorSpec]) -> Description:
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    if image.holds == "pixels":
+        mean, std = (0.0,), (1.0,)
+    elif request.preprocessing:
+        affine = pixel_affine(request, image.shape[-1] if image.layout == "NHWC" else image.shape[1])
+        mean, std = affine.mean, affine.std
+    text = f"Image model, {len(request.labels) or 'unnamed'} classes, {request.precision}, made by edgekd"
+    return Description("edgekd", text, image, tuple(outputs), mean, std, request.labels)
+
+
+def _notes(file: TfliteFile, image: TensorSpec, said: Description) -> list[str]:
+    notes = [f"{image.layout} input, {image.dtype} {image.holds}"]
+    if transposes := file.operators().count("TRANSPOSE"):
+        notes.append(f"{transposes} TRANSPOSE operators are left in the graph")
+    if said.labels:
+        notes.append(f"metadata with {len(said.labels)} labels; {_mediapipe(said)}")
+    return notes
+
+
+def _mediapipe(said: Description) -> str:
+    """Whether MediaPipe Tasks' ImageClassifier reads this form (found out with 1.2.2)."""
+    if said.image.layout != "NHWC":
+        return "MediaPipe wants NHWC input"
+    if said.image.dtype == "int8":
+        return "MediaPipe takes no int8 input: use io_dtype float32, or fold the preprocessing"
+    if said.image.dtype == "uint8" and said.image.holds != "pixels":
+        return "MediaPipe feeds pixels to a uint8 input: fold the preprocessing"
+    if len(set(said.mean)) > 1 or len(set(said.std)) > 1:
+        return "MediaPipe normalises all channels alike: fold the preprocessing"
+    return "MediaPipe's ImageClassifier reads it (scores are logits)"
 
 
 def _quant_config() -> Any:
@@ -77,47 +144,22 @@ def _to_half(path: Path) -> Path:
     return path
 
 
-def _interpreter(path: Path) -> Any:
+def _require_loads(path: Path) -> None:
+    """Raises: ConversionError: LiteRT on this host cannot load the file."""
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
     try:
-        # The reference kernels: a delegate would rewrite the operator list that is inspected here.
+        # The reference kernels: XNNPACK would pack every weight, which proves nothing more.
         resolver = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
-        interpreter = Interpreter(model_path=str(path), num_threads=1, experimental_op_resolver_type=resolver)
-        interpreter.allocate_tensors()
+        Interpreter(model_path=str(path), num_threads=1, experimental_op_resolver_type=resolver).allocate_tensors()
     except (RuntimeError, ValueError) as error:
         raise ConversionError(f"LiteRT cannot load the result ({str(error).splitlines()[0][:200]})") from error
-    return interpreter
 
 
-def _operators(path: Path) -> list[str]:
-    return [operator["op_name"] for operator in _interpreter(path)._get_ops_details()]
-
-
-def _read_io(path: Path) -> tuple[TensorSpec, TensorSpec]:
-    """Input and output as the file itself declares them."""
-    interpreter = _interpreter(path)
-    inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
-    if len(inputs) != 1 or len(outputs) != 1:
-        raise ConversionError(f"the result has {len(inputs)} inputs and {len(outputs)} outputs, not one of each")
-    image = image_spec(inputs[0]["shape"].tolist(), layout="NHWC", **_tensor(inputs[0], INPUT_NAME))
-    return image, logits_spec(outputs[0]["shape"].tolist(), **_tensor(outputs[0], OUTPUT_NAME))
-
-
-def _tensor(details: dict[str, Any], name: str) -> dict[str, Any]:
-    import numpy as np
-
-    scale, zero_point = details["quantization"]
-    grid = {"scale": float(scale), "zero_point": int(zero_point)} if scale else {}
-    return {"dtype": np.dtype(details["dtype"]).name, "name": str(details["name"]) or name, **grid}
-
-
-def _require_precision(request: ExportRequest, path: Path, image: TensorSpec) -> None:
+def _require_precision(request: ExportRequest, file: TfliteFile) -> None:
     """Raises: ConversionError: the converter succeeded and wrote another precision (both kinds have been observed)."""
-    import numpy as np
-
-    stored = {np.dtype(tensor["dtype"]).name for tensor in _interpreter(path).get_tensor_details()}
-    if request.precision == "int8" and (image.dtype != "int8" or "int32" not in stored):
+    stored = file.stored_dtypes()
+    if request.precision == "int8" and not {"int8", "int32"} <= stored:
         raise ConversionError("the converter wrote a float file for an int8 program")
     if request.precision == "fp16" and "float16" not in stored:
         raise ConversionError("the converter left the weights in float32")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import signal
 import sys
 import threading
@@ -24,6 +25,13 @@ from edgekd.files import write_json
 
 BUILT_IN = ("tflite", "coreml", "openvino", "onnxruntime", "tensorrt", "null")
 PARENT_POLL_S = 1.0
+# How the converters say that they lack an operator: litert-torch, torch.onnx, OpenVINO, coremltools, TensorRT.
+_MISSING = re.compile(
+    r"Lowering not found|No ONNX function found|Exporting the operator|No conversion rule|Unsupported fx node"
+    r"|(?:not implemented|not supported|unsupported).{0,40}\bop",
+    re.IGNORECASE,
+)
+_DECORATION = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|^<class '[\w.]+'>: ")
 
 
 def lowering_for(target: str) -> Callable[[ExportRequest], Artifact]:
@@ -55,10 +63,31 @@ def convert(request: ExportRequest) -> dict[str, Any]:
 
 
 def _one_line(error: Exception) -> str:
-    """Type and first non-empty line of an error, shortened; converters put whole graphs in their messages."""
-    lines = [" ".join(line.split()) for line in str(error).splitlines()]
-    first = next((line for line in lines if line), "")
+    """Type and the most telling line of an error, shortened; converters put whole graphs in their messages.
+
+    A line that names what is missing, be it of an error's cause, says more than the first.
+
+    >>> _one_line(RuntimeError("Check 'false' failed at ops.cpp:151:\\nNo conversion rule found for: aten.erfinv"))
+    'RuntimeError: No conversion rule found for: aten.erfinv'
+    """
+    said = [line for link in _chain(error) for line in _clean_lines(link)]
+    first = next((line for line in said if _MISSING.search(line)), said[0] if said else "")
     return f"{type(error).__name__}: {first[:300]}" if first else type(error).__name__
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    """An error and what it was raised from."""
+    links: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in links:
+        links.append(link)
+        link = link.__cause__ or link.__context__
+    return links
+
+
+def _clean_lines(error: BaseException) -> list[str]:
+    lines = (" ".join(_DECORATION.sub("", line).strip("- ").split()) for line in str(error).splitlines())
+    return [line for line in lines if line]
 
 
 def end_with_parent() -> None:
