@@ -18,7 +18,9 @@ ROOMS = ("targets", "profiles", "export", "device_benchmarks")
 
 def test_every_folder_with_code_is_listed_as_a_package() -> None:
     inside = {p.parent for p in (ROOT / "edgekd").rglob("__init__.py") if not p.parent.is_symlink()}
-    found = {".".join(p.relative_to(ROOT).parts) for p in inside} | {f"edgekd.{room}" for room in ROOMS}
+    rooms = {p.parent for room in ROOMS for p in (ROOT / room).rglob("__init__.py")}
+    found = {".".join(p.relative_to(ROOT).parts) for p in inside}
+    found |= {".".join(("edgekd", *p.relative_to(ROOT).parts)) for p in rooms}
     assert set(PYPROJECT["tool"]["setuptools"]["packages"]) == found
     assert {name.split(".")[0] for name in found} == {"edgekd"}, "a wheel must put nothing else into site-packages"
 

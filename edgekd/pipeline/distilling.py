@@ -56,11 +56,11 @@ def terms_for(context: Context, student: nn.Module) -> tuple[list[Term], list[st
         return terms, ["no hint: the teacher is an exported file and shows only its logits"]
     example = context.dataset.preprocessing.normalise(context.dataset.train.images([0, 1]))
     try:
-        hint = Hint(default_tap(student, example), default_tap(context.teacher_module, example))
+        mine, theirs = default_tap(student, example), default_tap(context.teacher_module, example)
     except InputError as error:
         return terms, [f"no hint: {error}"]
-    terms.append(Term(hint, weight=training.hint_weight, source="teacher"))
-    return terms, [f"hint: student '{hint.student_tap}' <- teacher '{hint.teacher_tap}'"]
+    terms.append(Term(Hint(mine, theirs), weight=training.hint_weight, source="teacher"))
+    return terms, [f"hint: student '{mine}' <- teacher '{theirs}'"]
 
 
 def stage_for(

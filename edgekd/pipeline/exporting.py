@@ -8,14 +8,12 @@ from typing import Any
 
 from edgekd.artifact import Artifact, Precision
 from edgekd.errors import EdgekdError
-from edgekd.export import ExportOutcome, ExportRequest, export_all
+from edgekd.export import ExportOutcome, ExportRequest, default_cache, export_all
 from edgekd.pipeline.context import Context
 from edgekd.pipeline.plan import TargetPlan
 from edgekd.quant import export_float, save_program
 from edgekd.targets import get_target, load_targets
 
-# Two converters at a time: each is mostly importing, and needs about 1.3 GiB.
-PARALLEL_CONVERSIONS = 2
 # Runtimes in which a teacher is tried as "its best export" on this host.
 TEACHER_RUNTIMES = ("openvino", "onnxruntime")
 
@@ -129,7 +127,7 @@ def run_requests(context: Context, requests: list[ExportRequest]) -> list[Export
         size = f"{outcome.artifact.size_bytes / 1024:.0f} KiB" if outcome.artifact else outcome.reason
         context.events.note(f"{outcome.target} {outcome.precision}: {outcome.state}, {size} ({outcome.wall_s:.0f} s)")
 
-    return export_all(requests, context.folder / "logs", PARALLEL_CONVERSIONS, on_done=tell)
+    return export_all(requests, context.folder / "logs", on_done=tell, cache=default_cache())
 
 
 def row_of(context: Context, outcome: ExportOutcome) -> dict[str, Any]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from torch.export import ExportedProgram
 
 from edgekd.distill import Milestone, WithTaps, evaluation_of
+from edgekd.export.check_reference import PROVEN_ON, answering
 from edgekd.pipeline.context import Context, calibration_batches
 from edgekd.pipeline.distilling import stage_for, terms_for
 from edgekd.pipeline.teaching import teach
@@ -84,12 +84,11 @@ def train(
 
 
 def program_accuracy(context: Context, program: ExportedProgram, which: str) -> dict[str, Any]:
-    """Test accuracy of a batch-1 program, run in torch as it is: the figure that every runtime is compared with."""
-    module = program.module()
+    """Test accuracy of a batch-1 program, run in torch: the figure that every runtime is compared with."""
     split, normalise = context.dataset.test, context.dataset.preprocessing.normalise
+    answer = answering(program, normalise(split.images(range(min(len(split), PROVEN_ON)))))
     logits = []
-    with torch.inference_mode():
-        for index in torch.split(torch.arange(len(split)), 256):
-            logits += [module(image[None]) for image in normalise(split.images(index))]
-            context.events.progress(f"testing int8 ({which})", int(index[-1]) + 1, len(split), "")
-    return evaluation_of(torch.from_numpy(np.concatenate([row.numpy() for row in logits])), split.labels).to_dict()
+    for index in torch.split(torch.arange(len(split)), 256):
+        logits.append(answer(normalise(split.images(index))))
+        context.events.progress(f"testing int8 ({which})", int(index[-1]) + 1, len(split), "")
+    return evaluation_of(torch.cat(logits), split.labels).to_dict()
