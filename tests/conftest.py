@@ -17,6 +17,12 @@ from edgekd.data.preprocessing import Preprocessing
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_export_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Tests neither read nor fill the user's cache of exports; within a session they share one."""
+    os.environ["EDGEKD_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real data beside the repository; what needs it is skipped in a clone that has none."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from scipy.stats import binomtest
 from torch import Tensor, nn
 
 from edgekd.data.dataset import Dataset, TensorSplit

@@ -1,0 +1,120 @@
+"""The matrix of docs/export.md: every net at every precision in every runtime, from real runs of `edgekd export`.
+
+Run: python scripts/export_matrix.py run --data cifar10-jpegq75.npz --out matrix zoo/*.safetensors
+     python scripts/export_matrix.py table matrix > table.md
+
+`run` calls the command once per net and keeps its export.json (what is there is not run again); `table` reads them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+TITLES = {
+    "tflite": "LiteRT",
+    "onnxruntime": "ONNX Runtime",
+    "openvino": "OpenVINO",
+    "coreml": "Core ML",
+    "tensorrt": "TensorRT",
+}
+HEADER = (
+    "| net | runtime | fp32 dB | fp16 dB | int8 dB | int8 agreement | int8 MACs | float top-1 | int8 top-1 "
+    "| int8 size | int8 speed | fp16 speed |"
+)
+
+
+def main() -> int:
+    """`run` or `table`."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    runner = commands.add_parser("run")
+    runner.add_argument("models", nargs="+", type=Path)
+    runner.add_argument("--data", required=True)
+    runner.add_argument("--out", type=Path, required=True)
+    runner.add_argument("--options", default="", help="further options of `edgekd export`, as one string")
+    table = commands.add_parser("table")
+    table.add_argument("folder", type=Path)
+    options = parser.parse_args()
+    if options.command == "run":
+        return max(run(model, options) for model in options.models)
+    print("\n".join(lines_of(options.folder)))
+    return 0
+
+
+def run(model: Path, options: argparse.Namespace) -> int:
+    """One net; 0 when everything passed, 1 when the document says that something did not."""
+    out = options.out / model.stem
+    if (out / "export.json").is_file():
+        return 0
+    command = [sys.executable, "-m", "edgekd", "export", str(model), "--data", options.data, "--out", str(out)]
+    with (options.out / f"{model.stem}.log").open("w") as log:
+        code = subprocess.run([*command, *options.options.split()], stdout=log, stderr=log, check=False).returncode
+    print(f"{model.stem}: exit {code}", flush=True)
+    return code
+
+
+def lines_of(folder: Path) -> list[str]:
+    """The table, a row per net and runtime, and the reasons of what failed or was refused."""
+    lines, reasons = [HEADER, "|" + "---|" * 12], []
+    for path in sorted(folder.glob("*/export.json")):
+        document = json.loads(path.read_text(encoding="utf-8"))
+        name = path.parent.name
+        for target in TITLES:
+            rows = {row["precision"]: row for row in document["rows"] if row["target"] == target}
+            if rows:
+                lines.append(line_of(name, target, rows))
+                reasons += [f"- {name}, {TITLES[target]} {p}: {why(row)}" for p, row in rows.items() if why(row)]
+    return [*lines, "", *dict.fromkeys(reasons)]
+
+
+def line_of(name: str, target: str, rows: dict[str, dict[str, Any]]) -> str:
+    """One net in one runtime."""
+    checks = {precision: row["check"] or {} for precision, row in rows.items()}
+    int8, fp32, fp16 = (rows.get(p, {}) for p in ("int8", "fp32", "fp16"))
+    cells = [
+        name,
+        TITLES[target],
+        *(number(checks.get(p, {}).get("snr_db"), ".0f") for p in ("fp32", "fp16")),
+        number(checks.get("int8", {}).get("snr_db"), ".1f"),
+        number(checks.get("int8", {}).get("top1_agreement"), ".1%"),
+        number(checks.get("int8", {}).get("int8_macs_share"), ".1%"),
+        number(checks.get("fp32", {}).get("accuracy_top1"), ".2%"),
+        number(checks.get("int8", {}).get("accuracy_top1"), ".2%"),
+        size_ratio(int8, fp32),
+        speed(int8),
+        speed(fp16),
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def number(value: float | None, form: str) -> str:
+    """A figure, or a dash where there is none."""
+    return "-" if value is None else format(value, form)
+
+
+def size_ratio(row: dict[str, Any], baseline: dict[str, Any]) -> str:
+    """Size of the artifact against the fp32 one's."""
+    if not row.get("artifact") or not baseline.get("artifact"):
+        return "-"
+    return f"{row['artifact']['size_bytes'] / baseline['artifact']['size_bytes']:.2f}"
+
+
+def speed(row: dict[str, Any]) -> str:
+    """How many times as fast as fp32 in the same runtime, with its 99% interval."""
+    found = [r for r in (row.get("latency") or {}).get("ratios", []) if r["baseline"].endswith("-fp32")]
+    return f"{found[0]['ratio']:.2f} [{found[0]['lo']:.2f}, {found[0]['hi']:.2f}]" if found else "-"
+
+
+def why(row: dict[str, Any]) -> str:
+    """Why a row is no pass, "" for one that is."""
+    failures = (row["check"] or {}).get("failures", ())
+    return "" if row["state"] == "exported-and-checked" else f"{row['state']}: {row['reason'] or '; '.join(failures)}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
