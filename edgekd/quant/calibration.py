@@ -86,5 +86,5 @@ def _observe(graph: fx.GraphModule, images: list[Tensor], device: torch.device) 
     for batch in images:
         graph(batch.to(device))
     for observer in observers_of(graph):
-        observer.settle()
+        observer.settle()  # what may choose gets the least error of each tensor; `settle_best` looks further
     set_mode(graph, "pass")

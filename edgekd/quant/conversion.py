@@ -13,6 +13,7 @@ from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
 
 from edgekd.quant.bias_correction import correct_biases
 from edgekd.quant.calibration import calibrated
+from edgekd.quant.choosing import settle_best
 from edgekd.quant.fast_patterns import fast_patterns
 from edgekd.quant.graph import Outputs, finish, fold_batch_norms, keep_first_output
 from edgekd.quant.lone_norms import norms_to_int8_convolutions
@@ -49,6 +50,8 @@ def ptq(
         cannot be traced.
     """
     observed = calibrated(model, batches, spec, quantise_output=quantise_output, outputs=outputs)
+    if spec.observer == "auto":
+        settle_best(observed, corrected=spec.bias_correction)
     with torch.no_grad():
         if spec.bias_correction:
             correct_biases(observed)

@@ -7,10 +7,11 @@ loops. Here bins are anchored at zero and their width only ever doubles, so batc
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
+
+from edgekd.targets.spec import Observer
 
 # Bins on either side of zero: at least 8 per step of the widest 8-bit grid, whatever the sign of the values.
 BINS = 4096
@@ -19,7 +20,10 @@ SAMPLE = 2**16
 # Parts of the observed range that are tried as a grid.
 SHRINKS = 40
 SMALLEST_PART = 0.2
-POWER = 2.0
+# The error that counts: a little more than its square, because what is cut off hurts later layers more than rounding
+# does. Measured with corrected biases, KL(float || int8) with powers 2, 2.5 and 4: EfficientNet-Lite0 .0055, .0027,
+# .0027; mobilenet_v3_small .0018, .0021, .0026; deit_tiny .0043, .0057, .0076. BRECQ's code (Li et al. 2021) takes 2.4.
+POWER = 2.4
 
 
 @dataclass
@@ -101,7 +105,7 @@ class Grid:
         return scale, zero_point.clamp(self.quant_min, self.quant_max)
 
     def errors(self, seen: Histogram, low: Tensor, high: Tensor) -> Tensor:
-        """Expected squared error of each range (k) over the values that were seen."""
+        """Expected |error| ** POWER of each range (k) over the values that were seen."""
         centres, counts = seen.values()
         scale, zero_point = (value[:, None] for value in self.parameters(low, high))
         codes = (torch.round(centres / scale) + zero_point).clamp(self.quant_min, self.quant_max)
@@ -109,7 +113,7 @@ class Grid:
         return errors / counts.sum().clamp(min=1)
 
     def best(self, seen: Histogram) -> tuple[float, float]:
-        """(low, high) with the least expected squared error: the ends are moved in by turns, the far one first.
+        """(low, high) with the least expected error: the ends are moved in by turns, the far one first.
 
         Source: Banner et al. 2019, "Post training 4-bit quantization", section 3 (clipping), searched not solved.
         """
@@ -126,16 +130,10 @@ class Grid:
         return low, high
 
 
-def chosen_range(seen: Histogram, grid: Grid, observer: str, share: float) -> tuple[float, float]:
-    """The range that becomes the grid; "auto" is the candidate with the least expected error."""
-    ranges: dict[str, Any] = {
-        "minmax": lambda: (seen.low, seen.high),
-        "percentile": lambda: seen.percentile(share),
-        "mse": lambda: grid.best(seen),
-    }
-    if observer != "auto" or not seen.calls:
-        low, high = ranges[observer if seen.calls else "minmax"]()
-        return float(low), float(high)
-    candidates = [found() for found in ranges.values()]
-    ends = torch.tensor(candidates, dtype=torch.float64)
-    return candidates[int(grid.errors(seen, ends[:, 0], ends[:, 1]).argmin())]  # type: ignore[no-any-return]
+def chosen_range(seen: Histogram, grid: Grid, observer: Observer, share: float) -> tuple[float, float]:
+    """The range that becomes the grid. "auto" is no range of one tensor: there the whole network decides."""
+    if seen.calls and observer == "percentile":
+        return seen.percentile(share)
+    if seen.calls and observer == "mse":
+        return grid.best(seen)
+    return seen.low, seen.high

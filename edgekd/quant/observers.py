@@ -50,11 +50,12 @@ class ActivationObserver(ObserverBase):  # type: ignore[misc]  # torchao ships n
         limits = (self.quant_min, self.quant_max)
         return torch.fake_quantize_per_tensor_affine(x, self.scale, self.zero_point, *limits)
 
-    def settle(self) -> None:
-        """Choose the grid from what was seen."""
+    def settle(self, observer: Observer = "mse") -> None:
+        """Choose the grid from what was seen; `observer` is for those whose own is "auto"."""
         symmetric = self.qscheme is torch.per_tensor_symmetric
         grid = Grid(self.quant_min, self.quant_max, symmetric, self.eps)
-        ends = torch.tensor([self.fixed or chosen_range(self.seen, grid, self.observer, self.percentile)])
+        chosen: Observer = observer if self.observer == "auto" else self.observer
+        ends = torch.tensor([self.fixed or chosen_range(self.seen, grid, chosen, self.percentile)])
         scale, zero_point = grid.parameters(ends[:, 0], ends[:, 1])
         self.scale, self.zero_point = float(scale), int(zero_point)
         if not ends.any():
@@ -93,7 +94,7 @@ class PerChannelWeightObserver(ObserverBase):  # type: ignore[misc]  # torchao s
             self.scale = self._scales(weight.detach())  # once: weights do not change between batches
         return self.rounded(weight) if self.mode == "quantise" else weight
 
-    def settle(self) -> None:
+    def settle(self, _observer: Observer = "mse") -> None:
         """Nothing to choose: the grids were chosen when the weight was seen."""
 
     def rounded(self, weight: Tensor) -> Tensor:

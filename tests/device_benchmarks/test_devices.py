@@ -138,7 +138,7 @@ def test_a_devices_file_names_devices_with_their_settings(tmp_path: Path) -> Non
     text = """
 [pi]
 address = "ssh://pi@raspberrypi.local"
-python = "/home/pi/venv/bin/python"
+python = "/opt/edge/bin/python"
 cpus = [2, 3]
 env = { LD_LIBRARY_PATH = "/opt/lib" }
 

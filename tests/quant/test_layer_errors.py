@@ -10,7 +10,7 @@ from edgekd.quant.calibration import calibrated
 from edgekd.quant.layer_errors import _Probe
 from edgekd.targets.spec import QuantSpec
 
-SPEC = QuantSpec(scheme="affine", bias_correction=False)
+SPEC = QuantSpec(scheme="affine", observer="mse", bias_correction=False)
 
 
 class Fragile(nn.Module):
