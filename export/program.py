@@ -105,24 +105,8 @@ def unfolded(program: ExportedProgram, *rewrites: Rewrite) -> nn.Module:
 
 
 def _rewritten(graph: nn.Module, rewrites: Sequence[Rewrite]) -> nn.Module:
+    from edgekd.quant.adopt import Adopted
+
     for rewrite in rewrites:
         rewrite(graph)
-    return _wrapped(graph)
-
-
-def _wrapped(graph: nn.Module) -> nn.Module:
-    from torch import nn
-
-    class Runnable(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.program = graph  # not `graph`: converters read that name of a module as its fx graph
-            self.training = False
-
-        def forward(self, image: Any) -> Any:
-            return self.program(image)
-
-        def train(self, mode: bool = True) -> Runnable:
-            return self
-
-    return Runnable()
+    return Adopted(graph)  # type: ignore[arg-type]  # a GraphModule, typed as the module it also is
