@@ -11,7 +11,9 @@ import json
 import os
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +33,7 @@ from edgekd.export.check_report import (
     why_not_int8,
 )
 from edgekd.export.process import Exit, last_lines, run_watched
-from edgekd.export.runner import worker_environment
+from edgekd.export.runner import parallel_jobs, worker_environment
 from edgekd.files import read_json, sha256_of, write_text
 
 if TYPE_CHECKING:
@@ -99,20 +101,31 @@ def check_all(
     baseline: Path | None = None,
     timeout_s: float = TIMEOUT_S,
 ) -> list[CheckReport]:
-    """Check (artifact, program) pairs one after another, so that load times are not disturbed; see `check`.
+    """Check (artifact, program) pairs, as many at once as cores and memory allow; see `check`.
 
-    bars: one per pair, None for the precision's own.
+    bars: one per pair, None for the precision's own. on_done: called as each ends, from its thread. Ctrl-C ends every
+    child, then propagates.
     """
-    reports: list[CheckReport] = []
     with _images_on_disk(images, labels, preprocessing) as exchange:
         job = _Job(exchange, parity_images=parity_images, baseline=baseline, timeout_s=timeout_s)
         _references([program for _, program in artifacts], job, log=log_dir / "check-references.log")
-        for (artifact, program), limits in zip(artifacts, bars or [None] * len(artifacts), strict=True):
+
+        def one(artifact: Artifact, program: Path, limits: CheckBars | None) -> CheckReport:
             log = log_dir / f"check-{artifact.path.parent.name}.log"
-            reports.append(_check_one(artifact, program, job, bars=limits, log=log))
-            if on_done is not None:
-                on_done(reports[-1])
-    return reports
+            report = _check_one(artifact, program, job, bars=limits, log=log)
+            if on_done is not None and not job.cancelled.is_set():
+                on_done(report)
+            return report
+
+        with ThreadPoolExecutor(max_workers=parallel_jobs(len(artifacts))) as pool:
+            try:
+                limits = bars or [None] * len(artifacts)
+                futures = [pool.submit(one, *pair, bar) for pair, bar in zip(artifacts, limits, strict=True)]
+                return [future.result() for future in futures]
+            except BaseException:
+                job.cancelled.set()
+                pool.shutdown(wait=True, cancel_futures=True)
+                raise
 
 
 class _Job:
@@ -122,6 +135,7 @@ class _Job:
         self.exchange, self.baseline, self.timeout_s = exchange, baseline, timeout_s
         self.parity_images = parity_images
         self.images_sha256 = sha256_of(exchange)
+        self.cancelled = threading.Event()
 
 
 @contextmanager
@@ -195,10 +209,10 @@ def _reference(program: Path, job: _Job, *, log: Path) -> Path:
 
 
 def _references(programs: Sequence[Path], job: _Job, *, log: Path) -> None:
-    """Compute what is missing in one child instead of several; one that cannot be had is told when it is needed."""
+    """Compute what is missing once, before several checks want it; what cannot be had is told when it is needed."""
     wanted = dict.fromkeys([*programs, *([job.baseline] if job.baseline is not None else [])])
     missing = [p for p in wanted if p.is_file() and not _reference_file(p, job).is_file()]
-    if len(missing) > 1:
+    if missing:
         each = [_reference_request(p, _reference_file(p, job), job) for p in missing]
         _run("references", {"each": each, "threads": THREADS}, job, log=log, timeout_s=job.timeout_s * len(missing))
 
@@ -242,6 +256,7 @@ def _run(
             environment=worker_environment(os.environ, int(request["threads"])),
             timeout_s=timeout_s or job.timeout_s,
             memory_limit_gib=MEMORY_LIMIT_GIB,
+            cancelled=job.cancelled,
         )
         return end, dict(read_json(result)) if end.ending == "exit" and result.is_file() else {}
 

@@ -126,14 +126,26 @@ def _converted(source: Source, precision: str, deployment_target: str, options: 
     compute = tools.precision.FLOAT32 if precision == "fp32" else tools.precision.FLOAT16
     from edgekd.quant.program import name_outputs
 
+    decomposed = _without_aliases(source.program.run_decompositions({}))
     return tools.convert(
-        name_outputs(source.program.run_decompositions({}), source.output_names),  # decomposing loses the names
+        name_outputs(decomposed, source.output_names),  # decomposing loses the names
         convert_to="mlprogram",
         minimum_deployment_target=target,
         compute_precision=compute,
         skip_model_load=True,
         **options,
     )
+
+
+def _without_aliases(program: Any) -> Any:
+    """The program without `aten.alias`, which says that two names are one tensor; coremltools (9.0) has no such op."""
+    from torch.ops import aten
+
+    for node in list(program.graph.nodes):
+        if node.target is aten.alias.default and not any(user.op == "output" for user in node.users):
+            node.replace_all_uses_with(node.args[0])
+            program.graph.erase_node(node)
+    return program
 
 
 def _renamed(model: Any, outputs: list[str]) -> Any:

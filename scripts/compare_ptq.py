@@ -34,6 +34,7 @@ from edgekd.export import export_one
 from edgekd.export.request import ExportRequest
 from edgekd.files import write_json
 from edgekd.quant import load_program, ptq, save_program
+from edgekd.quant.gates import has_gates
 from edgekd.runtimes import logits, open_model_file, open_session
 from edgekd.targets import get_target, quant_spec_for
 
@@ -153,13 +154,15 @@ def edgekd_artifact(program: Path, target: str, precision: Any, out: Path) -> Ar
 
 
 def by_edgekd(program: Path, runtime: str, calibration: Array, folder: Path) -> Artifact:
-    """PTQ and export; the int8 program is the same for the three runtimes and is made once."""
-    path = folder / "int8.pt2"
+    """PTQ and export; an int8 program that suits several runtimes is made once."""
+    float_program = load_program(program)
+    spec = quant_spec_for(get_target(runtime), "affine")
+    gated = spec.split_gates and has_gates(float_program)
+    path = folder / f"int8{'-gates' if gated else ''}.pt2"
     if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        module = load_program(program).module(check_guards=False)
-        batches = list(torch.from_numpy(calibration).split(1))
-        save_program(ptq(module, batches, quant_spec_for(get_target(runtime), "affine")), path)
+        module = float_program.module(check_guards=False)
+        save_program(ptq(module, list(torch.from_numpy(calibration).split(1)), spec), path)
     return edgekd_artifact(path, runtime, "int8", folder / runtime)
 
 

@@ -1,9 +1,10 @@
 """Train the nets of the export matrix a few minutes each on CIFAR-10 (JPEG) at 64 px: real weights, modest accuracy.
 
-Run: python scripts/train_zoo.py --data cifar10-jpegq75.npz --out zoo torchvision:mobilenet_v2=150 timm:repvit_m0_9=220
+Run: python scripts/train_zoo.py --data cifar10-jpegq75.npz --out zoo torchvision:mobilenet_v2=2000 timm:repvit_m0_9=900
 
-NAME=STEPS each; batch 128, AdamW, 50 steps of warm-up and a cosine, flips and shifts, bf16 autocast. The files name
-their architecture, so that `edgekd export zoo/FILE.safetensors --data ...` takes them by themselves.
+NAME=STEPS each; AdamW, 50 steps of warm-up and a cosine, flips and shifts; dense nets in bf16 (depthwise convolutions
+are slower in it on CPUs). A file already in OUT is trained on: run it again for better nets. The files name their
+architecture, so that `edgekd export zoo/FILE.safetensors --data ...` takes them by themselves.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import math
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -23,7 +25,8 @@ from edgekd.teachers.architectures import build
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 # Nets with layer norms or attention learn at half the rate of the others.
 SLOW = ("vit", "deit", "convnext", "former", "fastvit")
-BATCH, WARM_UP_STEPS, STATISTICS_BATCHES = 128, 50, 40
+DENSE = ("resnet", "deit")
+BATCH, WARM_UP_STEPS, STATISTICS_BATCHES = 32, 50, 160
 
 
 def batch_of(dataset: Dataset, preprocessing: Preprocessing, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -37,26 +40,29 @@ def batch_of(dataset: Dataset, preprocessing: Preprocessing, generator: torch.Ge
     return preprocessing.normalise(images).contiguous(memory_format=torch.channels_last), dataset.train.labels[index]
 
 
-def train(name: str, steps: int, dataset: Dataset, preprocessing: Preprocessing) -> nn.Module:
-    """A net after `steps` steps, in eval mode."""
+def train(name: str, steps: int, dataset: Dataset, preprocessing: Preprocessing, begun: Path) -> nn.Module:
+    """A net after `steps` steps, in eval mode; the weights of `begun` to start from, where there are some."""
     torch.manual_seed(0)
     model = build(name, num_classes=dataset.num_classes, in_channels=3, image_size=preprocessing.image_size)
+    if begun.exists():
+        model.load_state_dict(load_file(begun))
     model = model.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-    rate = 1e-3 if any(part in name for part in SLOW) else 2e-3
+    rate = 5e-4 if any(part in name for part in SLOW) else 1e-3
+    dense = any(part in name for part in DENSE)
     optimiser = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.02)
     generator = torch.Generator().manual_seed(0)
     for step in range(steps):
         for group in optimiser.param_groups:
             group["lr"] = rate * min(1, (step + 1) / WARM_UP_STEPS) * 0.5 * (1 + math.cos(math.pi * step / steps))
         images, labels = batch_of(dataset, preprocessing, generator)
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=dense):
             logits = model(images)
         loss = functional.cross_entropy(logits.float(), labels, label_smoothing=0.05)
         optimiser.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 5.0)
         optimiser.step()
-        if step % 50 == 49:
+        if step % 100 == 99:
             print(f"{name} step {step + 1} loss {loss.item():.3f}", flush=True)
     settle_statistics(model, dataset, preprocessing)
     return model.eval()
@@ -64,7 +70,7 @@ def train(name: str, steps: int, dataset: Dataset, preprocessing: Preprocessing)
 
 @torch.no_grad()
 def settle_statistics(model: nn.Module, dataset: Dataset, preprocessing: Preprocessing) -> None:
-    """Batch norm statistics as plain means over 40 batches: some nets follow them too slowly for a short training."""
+    """Batch norm statistics as plain means over 160 batches: some nets follow them too slowly for a short training."""
     generator = torch.Generator().manual_seed(1)
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:
@@ -96,9 +102,10 @@ def main() -> None:
     preprocessing = Preprocessing(image_size=options.image_size, channels=3, **IMAGENET)
     for net in options.nets:
         name, _, steps = net.rpartition("=")
-        model = train(name, int(steps), dataset, preprocessing)
+        path = options.out / f"{name.partition(':')[2]}.safetensors"
+        model = train(name, int(steps), dataset, preprocessing, path)
         accuracy = top1(model, dataset, preprocessing)
-        save(model, options.out / f"{name.partition(':')[2]}.safetensors", name, dataset, preprocessing, accuracy)
+        save(model, path, name, dataset, preprocessing, accuracy)
         print(f"{name}: test top-1 {accuracy:.2%}", flush=True)
 
 
