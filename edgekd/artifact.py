@@ -7,7 +7,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-Precision = Literal["fp32", "fp16", "int8"]
+# w8: int8 weights and float activations, which some runtimes quantise on the fly.
+Precision = Literal["fp32", "fp16", "int8", "w8"]
 # ANY: an output that is not [batch, classes]; its axes are in the program's order.
 Layout = Literal["NCHW", "NHWC", "NC", "ANY"]
 # pixels: raw 0..255, the artifact normalises them itself.

@@ -57,7 +57,8 @@ class ComputeUnit(Table):
 
     def peak_gops(self, precision: Precision) -> float | None:
         """Peak at a precision in 1e9 operations per second (a multiply-add is two), or None where it has none."""
-        return {"fp32": self.peak_fp32_gflops, "fp16": self.peak_fp16_gflops, "int8": self.peak_int8_gops}[precision]
+        peaks = {"fp16": self.peak_fp16_gflops, "int8": self.peak_int8_gops}
+        return peaks.get(precision, self.peak_fp32_gflops)  # w8 computes in float
 
 
 class RuntimeSupport(Table):
@@ -81,6 +82,10 @@ class RuntimeSupport(Table):
         if target not in known:
             raise ValueError(f"no such target; {did_you_mean(target, known)}")
         return target
+
+    def takes(self, precision: Precision) -> bool:
+        """Whether a precision is legal here; w8 computes in float, so it is where float is."""
+        return precision in self.precisions or (precision == "w8" and not {"fp32", "fp16"}.isdisjoint(self.precisions))
 
 
 class Quantisation(Table):

@@ -18,6 +18,8 @@ from edgekd.export.request import ExportRequest, RefusedError
 
 DEFAULT_DEPLOYMENT_TARGET = "iOS17"
 PROBABILITIES = "probabilities"
+# Values under which a weight is not worth a scale per channel.
+SMALLEST_WEIGHT = 512
 
 
 def lower(request: ExportRequest) -> Artifact:
@@ -37,6 +39,8 @@ def lower(request: ExportRequest) -> Artifact:
         image = image_spec(source.shape, dtype="uint8", holds="pixels")
         notes.extend(more)
     model = _converted(source, request.precision, deployment_target, options)
+    if request.precision == "w8":
+        model = _with_int8_weights(model)
     _require_precision(model, request)
     model = _renamed(model, source.output_names)
     _write_metadata(model, request)
@@ -137,9 +141,16 @@ def _converted(source: Source, precision: str, deployment_target: str, options: 
     )
 
 
+def _with_int8_weights(model: Any) -> Any:
+    from coremltools.optimize import coreml as optimise
+
+    weights = optimise.OpLinearQuantizerConfig(mode="linear_symmetric", weight_threshold=SMALLEST_WEIGHT)
+    return optimise.linear_quantize_weights(model, config=optimise.OptimizationConfig(global_config=weights))
+
+
 def _without_aliases(program: Any) -> Any:
     """The program without `aten.alias`, which says that two names are one tensor; coremltools (9.0) has no such op."""
-    from torch.ops import aten
+    from edgekd.quant.nodes import aten
 
     for node in list(program.graph.nodes):
         if node.target is aten.alias.default and not any(user.op == "output" for user in node.users):
@@ -174,3 +185,5 @@ def _require_precision(model: Any, request: ExportRequest) -> None:
     kinds = {operation.op_type for operation in model._mil_program.functions["main"].operations}
     if request.precision == "int8" and not {"quantize", "dequantize"} <= kinds:
         raise ConversionError("the converter dropped the quantisation of the int8 program")
+    if request.precision == "w8" and not any(kind.startswith("constexpr_") for kind in kinds):
+        raise ConversionError("the converter left every weight in float")

@@ -20,6 +20,7 @@ from edgekd.export.onnx_file import (
     to_half,
 )
 from edgekd.export.onnx_pool import pool_globally
+from edgekd.export.onnx_weights import with_int8_weights
 from edgekd.export.program import Source, load, rewritten, runnable
 from edgekd.export.request import ExportRequest, RefusedError
 
@@ -49,6 +50,9 @@ def lower(request: ExportRequest) -> Artifact:
         pool_globally(model)
         signed_to_unsigned(model)
         notes.append("uint8 activations: the program's grid, zero points + 128")
+    if request.precision == "w8":
+        model = with_int8_weights(model)
+        notes.append("int8 weights in matrix products, which quantise their activations on the fly; the rest is float")
     image = image_spec(source.shape)
     if request.fold_preprocessing:
         fold_pixels(model, pixel_affine(request, source.shape[1]))
@@ -67,8 +71,8 @@ def opset_for(request: ExportRequest) -> int:
     """
     cap = request.runtime.onnx_opset_max if request.runtime else None
     opset = min(DEFAULT_OPSET, cap) if cap is not None else DEFAULT_OPSET
-    if request.precision == "int8" and opset < QDQ_OPSET_MIN:
-        raise RefusedError(f"int8 needs ONNX opset {QDQ_OPSET_MIN}, the profile allows {opset}")
+    if request.precision in ("int8", "w8") and opset < QDQ_OPSET_MIN:
+        raise RefusedError(f"{request.precision} needs ONNX opset {QDQ_OPSET_MIN}, the profile allows {opset}")
     return opset
 
 

@@ -25,6 +25,8 @@ def lower(request: ExportRequest) -> Artifact:
     _name(model, source)
     if request.precision == "int8" and not _quantisations(model):
         raise ConversionError("the converter dropped every quantisation of the int8 program")
+    if request.precision == "w8":
+        model = _with_int8_weights(model)
     model, image, form = _in_form(model, request, source)
     path = request.out / "model.xml"
     openvino.save_model(model, str(path), compress_to_fp16=request.precision == "fp16")
@@ -79,6 +81,13 @@ def _quantisations(model: Any) -> int:
     return sum(operation.get_type_name() == "FakeQuantize" for operation in model.get_ops())
 
 
+def _with_int8_weights(model: Any) -> Any:
+    import nncf
+
+    nncf.set_log_level(40)  # errors only: the converter's log is for the runtime's own words
+    return nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_SYM)
+
+
 def _require_compiles(path: Path) -> None:
     """Raises: ConversionError: the file just written does not compile for the CPU."""
     import openvino
@@ -94,4 +103,5 @@ def _notes(request: ExportRequest) -> list[str]:
         "fp32": ["float32 weights; some CPUs compute in bf16 unless INFERENCE_PRECISION_HINT is f32"],
         "fp16": ["float16 weights; CPUs widen them when the model is loaded"],
         "int8": ["int8 weights and activations"],
+        "w8": ["int8 weights, computed in float: smaller, not faster, but for matrix products of large layers"],
     }[request.precision]

@@ -102,7 +102,7 @@ def why_refused(request: ExportRequest) -> str | None:
     if reason := target.why_not(request.precision):
         return reason
     runtime = request.runtime
-    if runtime is not None and request.precision not in runtime.precisions:
+    if runtime is not None and not runtime.takes(request.precision):
         device = request.profile.name if request.profile is not None else ""
         legal = ", ".join(runtime.precisions)
         return f"{target.title} {runtime.version} on {device} takes {legal}, not {request.precision}: {runtime.why}"

@@ -33,6 +33,8 @@ def lower(request: ExportRequest) -> Artifact:
     _convert(source, path, int8=request.precision == "int8", layout=layout_of(request))
     if request.precision == "fp16":
         path = _to_half(path)
+    if request.precision == "w8":
+        path = _to_int8_weights(path)
     file = TfliteFile(path)
     _require_precision(request, file)
     drop_idle_transposes(file)
@@ -122,6 +124,18 @@ def _quant_config() -> Any:
     return QuantConfig(pt2e_quantizer=PT2EQuantizer().set_global(settings))
 
 
+def _to_int8_weights(path: Path) -> Path:
+    """Store the weights as int8; the runtime quantises the activations of each operator on the fly."""
+    from ai_edge_quantizer import quantizer, recipe
+
+    widened = path.rename(path.with_name("float32.tflite"))
+    tool = quantizer.Quantizer(str(widened))
+    tool.load_quantization_recipe(recipe.dynamic_wi8_afp32())
+    tool.quantize().export_model(str(path))
+    widened.unlink()
+    return path
+
+
 def _to_half(path: Path) -> Path:
     """Store the weights as float16; the runtime computes in fp16 where the device has it, else it widens them once."""
     from ai_edge_quantizer import qtyping, quantizer
@@ -161,5 +175,7 @@ def _require_precision(request: ExportRequest, file: TfliteFile) -> None:
     stored = file.stored_dtypes()
     if request.precision == "int8" and not {"int8", "int32"} <= stored:
         raise ConversionError("the converter wrote a float file for an int8 program")
+    if request.precision == "w8" and "int8" not in stored:
+        raise ConversionError("the quantiser left every weight in float32")
     if request.precision == "fp16" and "float16" not in stored:
         raise ConversionError("the converter left the weights in float32")

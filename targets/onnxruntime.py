@@ -18,7 +18,7 @@ TARGET = Target(
     extra="all",
     packages=("onnxruntime", "onnxscript"),
     runs_here_with=("onnxruntime",),
-    precisions=("fp32", "fp16", "int8"),
+    precisions=("fp32", "fp16", "int8", "w8"),
     schemes=_SCHEMES,
     quant=tuple(QUANT.values()),
 )

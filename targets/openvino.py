@@ -19,7 +19,7 @@ TARGET = Target(
     extra="openvino",
     packages=("openvino",),
     runs_here_with=("openvino",),
-    precisions=("fp32", "fp16", "int8"),
+    precisions=("fp32", "fp16", "int8", "w8"),
     schemes=_SCHEMES,
     quant=tuple(QUANT.values()),
 )

@@ -11,7 +11,11 @@ if TYPE_CHECKING:
     from edgekd.pipeline.model_export import ModelExportSettings
 
 Precisions = Annotated[
-    str, typer.Option("--precision", help="Comma-separated fp32,fp16,int8, or all, or auto: the fastest that holds.")
+    str,
+    typer.Option(
+        "--precision",
+        help="fp32,fp16,int8,w8 (weights only), by commas; all: the first three; auto: the fastest that holds.",
+    ),
 ]
 Profile = Annotated[
     str | None, typer.Option("--profile", "-p", help="Only what is legal on this device: a profile's name or TOML.")
@@ -86,18 +90,18 @@ def words(text: str | None) -> tuple[str, ...]:
 def _precisions(text: str) -> tuple[tuple[str, ...], bool]:
     """(precisions, auto). Raises: InputError: one is unknown."""
     from edgekd.errors import InputError, did_you_mean
-    from edgekd.pipeline.model_export.request import PRECISIONS
+    from edgekd.pipeline.model_export.request import EVERY_PRECISION, PRECISIONS
 
     found = tuple(dict.fromkeys(words(text.lower())))
     for name in found:
-        if name not in (*PRECISIONS, "auto", "all"):
-            raise InputError(
-                f"no precision '{name}'", where="--precision", fix=did_you_mean(name, [*PRECISIONS, "auto"])
-            )
+        if name not in (*EVERY_PRECISION, "auto", "all"):
+            fix = did_you_mean(name, [*EVERY_PRECISION, "auto"])
+            raise InputError(f"no precision '{name}'", where="--precision", fix=fix)
     if not found:
-        raise InputError("no precision given", where="--precision", fix="fp32, fp16, int8, all or auto")
-    named = tuple(name for name in found if name in PRECISIONS)
-    return named or PRECISIONS, "auto" in found
+        raise InputError("no precision given", where="--precision", fix="fp32, fp16, int8, w8, all or auto")
+    named = tuple(name for name in found if name in EVERY_PRECISION)
+    base = PRECISIONS if "all" in found or not named else ()
+    return tuple(dict.fromkeys((*base, *named))), "auto" in found
 
 
 def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:

@@ -166,7 +166,7 @@ def _plan_target(
 
 
 def _refusal(target: Target, runtime: RuntimeSupport | None, precision: Precision, scheme: Scheme | None) -> str | None:
-    if runtime is not None and precision not in runtime.precisions:
+    if runtime is not None and not runtime.takes(precision):
         return f"{precision} is not legal there: {runtime.why}"
     return target.why_not(precision, scheme)
 

@@ -49,7 +49,15 @@ _COMPUTE: dict[str, ComputeKind] = {
     "DynamicQuantizeMatMul": "linear",
     "MatMulNBits": "linear",
 }
-_INT8 = ("QLinearConv", "ConvInteger", "QGemm", "QLinearMatMul", "MatMulInteger", "MatMulIntegerToFloat")
+_INT8 = (
+    "QLinearConv",
+    "ConvInteger",
+    "QGemm",
+    "QLinearMatMul",
+    "MatMulInteger",
+    "MatMulIntegerToFloat",
+    "DynamicQuantizeMatMul",
+)
 _FLOAT16 = 10  # onnx.TensorProto.FLOAT16
 
 
@@ -167,15 +175,40 @@ def op_report(artifact: Artifact) -> OpReport:
 def _calls(path: Path, folder: Path) -> list[dict[str, Any]]:
     """The operators that one inference ran, as the profiler notes them: com.microsoft's own have no shape inference."""
     settings = _settings(threads=1)
-    settings.enable_profiling, settings.profile_file_prefix = True, str(folder / "profile")
     # A weight that its kernel has packed is freed, and missing from the note.
     settings.add_session_config_entry("session.disable_prepacking", "1")
-    session = _session(path, settings, disabled_optimizers=["NchwcTransformer"])
-    session.run(None, {node.name: _zeros(node) for node in session.get_inputs()})
+    return _noted(path, settings, folder, runs=1, disabled_optimizers=["NchwcTransformer"])
+
+
+def _noted(path: Path, settings: Any, folder: Path, *, runs: int, **more: Any) -> list[dict[str, Any]]:
+    """What the profiler notes about every kernel of every run: its arguments, `name` and `dur` (us)."""
+    settings.enable_profiling, settings.profile_file_prefix = True, str(folder / "profile")
+    session = _session(path, settings, **more)
+    fed = {node.name: _zeros(node) for node in session.get_inputs()}
+    for _ in range(runs):
+        session.run(None, fed)
     notes = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
     suffix = "_kernel_time"
-    named = [(note["name"], note["args"]) for note in notes if note.get("cat") == "Node"]
-    return [{**facts, "name": name.removesuffix(suffix)} for name, facts in named if name.endswith(suffix)]
+    kernels = [note for note in notes if note.get("cat") == "Node" and note["name"].endswith(suffix)]
+    return [{**note["args"], "name": note["name"].removesuffix(suffix), "dur": note["dur"]} for note in kernels]
+
+
+def kernel_times(artifact: Artifact, *, threads: int, runs: int, optimise: bool = True) -> list[dict[str, Any]]:
+    """As `_noted`, of the graph as it really runs, all runs one after the other."""
+    with tempfile.TemporaryDirectory(prefix="edgekd-ort-") as folder:
+        return _noted(artifact.path, _settings(threads=threads, optimise=optimise), Path(folder), runs=runs)
+
+
+def multiplies(op_type: str) -> bool:
+    """Whether an operator is a convolution or a matrix product."""
+    return op_type in _COMPUTE
+
+
+def compute_ops(artifact: Artifact) -> list[ComputeOp]:
+    """Convolutions and products in the order they run."""
+    with tempfile.TemporaryDirectory(prefix="edgekd-ort-") as folder:
+        calls = _calls(artifact.path, Path(folder))
+    return [_compute_op(call) for call in calls if call["op_name"] in _COMPUTE]
 
 
 def _zeros(node: Any) -> npt.NDArray[Any]:

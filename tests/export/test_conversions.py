@@ -28,7 +28,7 @@ from edgekd.targets import quant_spec_for
 
 SHAPE = (3, 32, 32)
 CLASSES = 10
-SNR_MIN_DB = {"fp32": 90.0, "fp16": 45.0, "int8": 30.0}
+SNR_MIN_DB = {"fp32": 90.0, "fp16": 45.0, "int8": 30.0, "w8": 30.0}
 Converted = Callable[[str], dict[str, Artifact]]
 Case = tuple[str, str, str, HardwareProfile | None]  # name, precision, program, profile
 
@@ -84,7 +84,11 @@ ORIN = device("orin", "8.5.2", "8.7", 17)
 RTX = device("rtx", "1.7", "8.6", 21)
 CASES: dict[str, list[Case]] = {
     "null": [("fp32", "fp32", "float", None)],
-    "tflite": [("fp16", "fp16", "float", None), ("int8", "int8", "affine", None)],
+    "tflite": [
+        ("fp16", "fp16", "float", None),
+        ("int8", "int8", "affine", None),
+        ("w8", "w8", "float", None),
+    ],
     "onnxruntime": [
         ("fp32", "fp32", "float", None),
         ("fp16", "fp16", "float", None),
@@ -97,8 +101,13 @@ CASES: dict[str, list[Case]] = {
         ("fp16", "fp16", "float", None),
         ("int8", "int8", "affine", None),
         ("int8-symmetric", "int8", "symmetric", None),
+        ("w8", "w8", "float", None),
     ],
-    "coreml": [("fp16", "fp16", "float", None), ("int8", "int8", "affine", None)],
+    "coreml": [
+        ("fp16", "fp16", "float", None),
+        ("int8", "int8", "affine", None),
+        ("w8", "w8", "float", None),
+    ],
     "tensorrt": [
         ("fp16-nano", "fp16", "float", NANO),
         ("int8-orin", "int8", "symmetric", ORIN),

@@ -12,6 +12,7 @@ from edgekd.targets.spec import Observer
 CALIBRATION_IMAGES_MIN = 300
 CALIBRATION_IMAGES_DEFAULT = 512
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
+EVERY_PRECISION: tuple[Precision, ...] = (*PRECISIONS, "w8")
 
 
 class ModelExportSettings(Frozen):
