@@ -9,8 +9,17 @@ from pydantic import Field
 
 from edgekd.artifact import Artifact, Frozen
 
+TorchMode = Literal["eager", "compile", "both"]
+TORCH_MODES: tuple[TorchMode, ...] = ("eager", "compile", "both")
 
-class TeacherModule(Frozen):
+
+class TorchModule(Frozen):
+    """What all torch modules have. compiled: through `torch.compile` with its defaults, instead of eager."""
+
+    compiled: bool = False
+
+
+class TeacherModule(TorchModule):
     """A teacher as its user runs it today: the fp32 torch module, eager, in its own preprocessing.
 
     spec, weights: as `edgekd.teachers.load_teacher` takes them (None: the teacher that ships with edgekd).
@@ -25,7 +34,7 @@ class TeacherModule(Frozen):
     dataset_name: str = "benchmark"
 
 
-class StudentModule(Frozen):
+class StudentModule(TorchModule):
     """A student as a torch module, eager: its StudentSpec JSON and, if given, its safetensors weights."""
 
     kind: Literal["student"] = "student"
@@ -33,7 +42,7 @@ class StudentModule(Frozen):
     weights: Path | None = None
 
 
-class ZooModule(Frozen):
+class ZooModule(TorchModule):
     """A torchvision or timm model, eager fp32. Without `weights` (safetensors, .pt) they are random: same speed."""
 
     kind: Literal["zoo"] = "zoo"
@@ -79,6 +88,28 @@ class Contender(Frozen):
     input_shape: tuple[int, int, int, int] | None = None
     threads: int | None = Field(default=None, ge=1)
     affinity: tuple[int, ...] = ()
+
+
+def with_torch(contender: Contender, how: TorchMode) -> list[Contender]:
+    """A torch module eager, compiled or both; anything else as it is.
+
+    >>> zoo = Contender(name="x, torch fp32 eager", source=ZooModule(library="timm", name="x"))
+    >>> [c.name for c in with_torch(zoo, "both")]
+    ['x, torch fp32 eager', 'x, torch fp32 compile']
+    """
+    if not isinstance(contender.source, TorchModule) or how == "eager":
+        return [contender]
+    source = contender.source.model_copy(update={"compiled": True})
+    name = f"{contender.name.removesuffix(' eager')} compile"
+    compiled = contender.model_copy(update={"name": name, "source": source})
+    return [contender, compiled] if how == "both" else [compiled]
+
+
+def precision_of(source: Source) -> str | None:
+    """What is timed at: an artifact's own precision, fp32 for a torch module, None for a recording."""
+    if isinstance(source, ExportedArtifact):
+        return source.artifact.precision
+    return None if isinstance(source, Replay) else "fp32"
 
 
 def of_artifact(artifact: Artifact, *, name: str = "", options: dict[str, Any] | None = None) -> Contender:

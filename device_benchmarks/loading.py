@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,13 +41,17 @@ _PACKAGE = {
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model ready to run: its runtime's name, and the artifact's sha256 where it is one."""
+    """A model ready to run: its runtime's name, and the artifact's sha256 where it is one.
+
+    compile_ms: the part of loading that was compiling; None where the runtime does not tell them apart.
+    """
 
     session: Session
     input_shape: tuple[int, ...]
     runtime: str
     sha256: str | None = None
     holds: Holds = "normalised"
+    compile_ms: float | None = None
 
 
 def runtime_of(source: Source) -> str:
@@ -112,7 +117,8 @@ def _from_artifact(artifact: Artifact, *, threads: int, options: dict[str, Any])
     session = open_session(artifact, threads=threads, options=options)
     spec = artifact.inputs[0]
     name = runtime_of(ExportedArtifact(artifact=artifact))
-    return Loaded(session, image_shape(spec), name, artifact.sha256, spec.holds)
+    compile_ms = getattr(session, "compile_ms", None)
+    return Loaded(session, image_shape(spec), name, artifact.sha256, spec.holds, compile_ms)
 
 
 def image_shape(spec: TensorSpec) -> tuple[int, ...]:
@@ -122,13 +128,14 @@ def image_shape(spec: TensorSpec) -> tuple[int, ...]:
 
 
 class EagerSession:
-    """An fp32 torch module called as its user calls it, in inference mode."""
+    """An fp32 torch module called as its user calls it, in inference mode. compiled: what is called instead of it."""
 
     executed: Executed = "runtime"
     note = ""
 
-    def __init__(self, module: nn.Module) -> None:
-        self._module = module
+    def __init__(self, module: nn.Module, compiled: Callable[..., Any] | None = None) -> None:
+        self._module: Callable[..., Any] = module if compiled is None else compiled
+        self.module = module if compiled is None else None
 
     def feed(self, images: Images) -> torch.Tensor:
         import torch
@@ -154,7 +161,7 @@ class EagerSession:
         return {name: values.detach().float().numpy().copy() for name, values in named.items()}
 
     def close(self) -> None:
-        del self._module
+        del self._module, self.module
 
 
 def _eager(contender: Contender, made: tuple[nn.Module, tuple[int, ...]], *, threads: int) -> Loaded:
@@ -162,7 +169,29 @@ def _eager(contender: Contender, made: tuple[nn.Module, tuple[int, ...]], *, thr
 
     torch.set_num_threads(threads)
     module, shape = made
-    return Loaded(EagerSession(module.eval().requires_grad_(False)), contender.input_shape or shape, "torch")
+    module, shape = module.eval().requires_grad_(False), contender.input_shape or shape
+    if not getattr(contender.source, "compiled", False):
+        return Loaded(EagerSession(module), shape, "torch")
+    session, compile_ms = _compiled(module, shape)
+    return Loaded(session, shape, "torch", compile_ms=compile_ms)
+
+
+def _compiled(module: nn.Module, shape: tuple[int, ...]) -> tuple[EagerSession, float]:
+    """By torch.compile, which works at the first call; that call's time in ms.
+
+    Raises: InputError: it cannot (no C++ compiler, or a model that it does not take).
+    """
+    import torch
+
+    session = EagerSession(module, torch.compile(module))
+    image = session.feed(example_image(shape))
+    start = time.perf_counter()
+    try:
+        session.invoke(image)
+    except Exception as error:  # its back ends raise whatever their compilers do
+        fix = "it needs a C++ compiler; time it eager"
+        raise InputError(f"torch.compile cannot compile it ({' '.join(str(error).split())[:200]})", fix=fix) from error
+    return session, 1e3 * (time.perf_counter() - start)
 
 
 def _teacher(source: TeacherModule) -> tuple[nn.Module, tuple[int, ...]]:

@@ -5,6 +5,7 @@ Interleaving puts the host's moods on all of them alike; fresh processes show wh
 
 from __future__ import annotations
 
+import contextlib
 import random
 import shlex
 import sys
@@ -16,12 +17,20 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
-from edgekd.device_benchmarks.contender import Contender, Replay
+from edgekd.device_benchmarks.contender import Contender, Replay, precision_of
 from edgekd.device_benchmarks.host import HostState, host_state, installed_versions
-from edgekd.device_benchmarks.measurement import Block, Measurement, MeasurementSet, ProcessFacts, Provenance
+from edgekd.device_benchmarks.measurement import (
+    Block,
+    Measurement,
+    MeasurementSet,
+    ProcessFacts,
+    Provenance,
+    SeparateRun,
+)
 from edgekd.device_benchmarks.null import ReplayRunner
 from edgekd.device_benchmarks.process import Worker
 from edgekd.device_benchmarks.schedule import MODES, BlockPlan, Mode, Schedule, abba, plan_blocks
+from edgekd.device_benchmarks.separate_run import separate_run
 from edgekd.device_benchmarks.summary import compare, summarise
 from edgekd.device_benchmarks.transports.errors import DeviceLostError
 from edgekd.errors import EdgekdError, InputError, did_you_mean
@@ -109,6 +118,7 @@ class _Record:
     processes: list[ProcessFacts] = field(default_factory=list)
     loaded: dict[str, Any] = field(default_factory=dict)
     cold: dict[str, Any] = field(default_factory=dict)
+    apart: SeparateRun | None = None
 
 
 @dataclass
@@ -179,6 +189,8 @@ def measure_all(
     session = _Session(chosen, where, random.Random(seed), keep_going, on_progress or (lambda _, __: None), records)
     start, before = time.perf_counter(), where.state()
     stopped = _all_processes(session)
+    if not stopped:
+        _separate_runs(session)
     ends = (before, before if stopped else where.state())
     line = shlex.join(sys.argv) if command is None else command
     settings = {"mode": chosen.name, "seed": seed, "processes": chosen.processes, "command": line}
@@ -308,6 +320,25 @@ def _block(session: _Session, plan: BlockPlan, runner: Runner, number: int) -> N
     session.records[runner.name].blocks.append(block)
 
 
+def _separate_runs(session: _Session) -> None:
+    """Memory and energy, one contender after the other; what a device lost now would have told is left out."""
+    for name in session.living():
+        record = session.records[name]
+        if record.processes[-1].peak_rss_mib is None:  # the device tells no memory
+            continue
+        session.on_progress(f"memory of {name}", 1.0)
+        try:
+            session.attempt(name, partial(_apart, session, record, name))
+        except DeviceLostError as error:
+            session.interruptions.append(f"{error}; memory is that of the timed processes")
+            return
+
+
+def _apart(session: _Session, record: _Record, name: str) -> None:
+    with contextlib.closing(session.place.launch(record.contender, record.threads, session.launched)) as runner:
+        record.apart = separate_run(runner, seconds_per_run=session.seconds_per_run[name])
+
+
 def _finish(record: _Record, runner: Runner) -> None:
     record.processes.append(_facts(record, runner.finish()))
 
@@ -317,6 +348,7 @@ def _facts(record: _Record, memory: Mapping[str, Any]) -> ProcessFacts:
     return ProcessFacts(
         import_ms=record.cold["import_ms"],
         load_ms=record.loaded["load_ms"],
+        compile_ms=record.loaded.get("compile_ms"),
         first_inference_ms=record.loaded["first_inference_ms"],
         warm_up_ns=tuple(warm["wall_ns"]),
         warm_up_converged=warm["converged"],
@@ -348,9 +380,12 @@ def _measurement(
         host_end=ends[1],
         parity=loaded.get("parity"),
         cpu_clock=loaded.get("cpu_clock", True),
+        precision=precision_of(record.contender.source),
         **settings,
     )
-    return summarise(record.contender.name, record.blocks, record.processes, provenance, note=loaded["note"])
+    return summarise(
+        record.contender.name, record.blocks, record.processes, provenance, note=loaded["note"], apart=record.apart
+    )
 
 
 def _runtime_version(loaded: Mapping[str, Any]) -> str | None:

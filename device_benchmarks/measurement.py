@@ -6,6 +6,7 @@ from typing import Literal
 
 from edgekd.artifact import Frozen
 from edgekd.device_benchmarks.host import HostState
+from edgekd.device_benchmarks.layers import LayerProfile
 from edgekd.errors import CheckError, InputError
 
 Verdict = Literal["valid", "noisy", "contended", "drifting", "throttled", "fallback", "emulated"]
@@ -24,11 +25,14 @@ class Block(Frozen):
 class ProcessFacts(Frozen):
     """What one fresh process of a contender showed. Warm-up samples are kept apart from the measured ones.
 
+    compile_ms: the part of load_ms that was compiling; None where the runtime does not tell them apart.
+
     model_rss_mib: peak less what the imported runtime took before the model. None: this host does not tell.
     """
 
     import_ms: float
     load_ms: float
+    compile_ms: float | None = None
     first_inference_ms: float
     warm_up_ns: tuple[int, ...]
     warm_up_converged: bool
@@ -37,6 +41,20 @@ class ProcessFacts(Frozen):
     pss_mib: float | None
     feed_p50_ms: float | None = None
     read_p50_ms: float | None = None
+
+
+class SeparateRun(Frozen):
+    """A fresh process that timed nothing: memory, energy (mJ of one inference, or None and why), and a cold start."""
+
+    import_ms: float
+    load_ms: float
+    compile_ms: float | None
+    first_inference_ms: float
+    peak_rss_mib: float | None
+    model_rss_mib: float | None
+    pss_mib: float | None
+    energy_mj: float | None
+    energy_note: str
 
 
 class Parity(Frozen):
@@ -56,7 +74,7 @@ class Provenance(Frozen):
 
     device: as the user named it; what it is stands in host_start, which is the device's and not this computer's.
     parity: how its outputs differ from this computer's on the same file and input. cpu_clock: False where the tool on
-    the device tells no CPU time, and `cpu_ns` repeats the wall clock.
+    the device tells no CPU time, and `cpu_ns` repeats the wall clock. precision: of the weights and kernels asked for.
     """
 
     device: str
@@ -76,11 +94,13 @@ class Provenance(Frozen):
     host_end: HostState
     parity: Parity | None = None
     cpu_clock: bool = True
+    precision: str | None = None
 
 
 class Measurement(Frozen):
-    """Latency of one contender at batch 1, in ms, with its evidence. Load, compile and first inference are the median
-    over fresh processes; memory is the largest.
+    """Latency of one contender at batch 1, in ms, with its evidence. Load, compile (a part of it, where told apart) and
+    first inference are the median over `cold_starts` fresh processes. Memory and energy are those of `separate_run`;
+    where that was not made (a device that was lost, or tells no memory), memory is the largest of the timed processes.
 
     p90_ms, p95_ms, p99_ms: None below their sample minimum (64, 130, 662). ci_lo_ms, ci_hi_ms: 95% interval of p50, the
     hull of order-statistic, block-bootstrap and process medians. verdict: "valid", or the worst of `warnings`.
@@ -107,18 +127,22 @@ class Measurement(Frozen):
     burst_p50_ms: float
     sustained_p50_ms: float
     load_ms: float
+    compile_ms: float | None = None
     first_inference_ms: float
+    cold_starts: int = 0
     peak_rss_mib: float | None
     model_rss_mib: float | None
     pss_mib: float | None
     energy_mj: float | None = None
-    energy_note: str = "no energy sensor is read in this version"
+    energy_note: str = "not measured: no separate run was made"
     verdict: Verdict
     warnings: tuple[str, ...]
     note: str
     provenance: Provenance
     processes: tuple[ProcessFacts, ...]
     blocks: tuple[Block, ...]
+    separate_run: SeparateRun | None = None
+    layers: LayerProfile | None = None
 
     @property
     def samples_ns(self) -> tuple[int, ...]:

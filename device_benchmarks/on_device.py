@@ -27,7 +27,7 @@ from edgekd.errors import CheckError, EdgekdError
 
 Outputs = list[NDArray[np.float32]]
 # Float kernels of two processors differ in the order of their sums; integer ones by a rounding step here and there.
-BARS = {"fp32": 1e-4, "fp16": 1e-2, "int8": 5e-2}
+BARS = {"fp32": 1e-4, "fp16": 1e-2, "int8": 5e-2, "w8": 5e-2}
 CLOCK_SLACK, CLOCK_SLACK_S = 1.2, 1.0
 KILLED, TIME_UP = 137, 124
 _SIGNALS = {

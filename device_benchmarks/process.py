@@ -29,6 +29,7 @@ class Worker:
     command: what to start (a device's runner, a test's faulty worker). first: what to ask it first, instead of the
     contender itself. timeout_s: how long an answer may take beyond its own work. device: where it runs, for errors.
     explain: (exit status, stderr) of a process that died or fell silent -> what that means, or None.
+    here: whether it runs on this host.
     """
 
     def __init__(
@@ -42,7 +43,7 @@ class Worker:
         device: str = "",
         explain: Explain | None = None,
     ) -> None:
-        self.name, self._timeout_s = contender.name, timeout_s
+        self.name, self._timeout_s, self.here = contender.name, timeout_s, not device
         self._where = f"{device + ', ' if device else ''}contender '{contender.name}'"
         self._explain = explain or (lambda code, said: None)
         # A file, since a pipe that nobody reads would block a chatty library.

@@ -25,6 +25,9 @@ DRIFT_FRACTION = 0.05
 THROTTLED_RATIO = 1.10
 # Two fresh processes of one model differ in memory layout: this much, as a standard deviation of the log of a ratio.
 PROCESS_LOG_SD = 0.01
+# One host at two times: clock, placement and neighbours change by about this much (standard deviation of the log of a
+# run's level) even where it looks idle. Assumed; one run of each cannot show it.
+RUN_LOG_SD = 0.02
 REPLICATES = 2000
 
 
@@ -55,15 +58,39 @@ def median(samples: Sequence[float]) -> float:
     return float(np.median(np.asarray(samples, dtype=float)))
 
 
-def median_interval(samples: Sequence[float], *, confidence: float = 0.95) -> tuple[float, float] | None:
+def median_interval(
+    samples: Sequence[float], *, confidence: float = 0.95, autocorrelation_samples: float = 1.0
+) -> tuple[float, float] | None:
     """Order-statistic confidence interval of the median, or None when n is too small for any (n < 6 at 95%).
 
-    Assumes independent samples; see `block_bootstrap_interval` for the ones that are not.
+    autocorrelation_samples: as `autocorrelation_samples` finds it; n samples then tell as much as n over it.
     >>> median_interval([float(i) for i in range(1, 11)])
     (2.0, 9.0)
     """
-    ordered, rank = np.sort(np.asarray(samples, dtype=float)), _sign_test_rank(len(samples), (1 - confidence) / 2)
+    n = len(samples)
+    independent = max(min(n, 6), int(n / autocorrelation_samples))
+    ordered, rank = np.sort(np.asarray(samples, dtype=float)), _sign_test_rank(independent, (1 - confidence) / 2)
+    rank = rank * n // independent if rank >= 1 else 0
     return (float(ordered[rank - 1]), float(ordered[-rank])) if rank >= 1 else None
+
+
+def autocorrelation_samples(samples: Sequence[float]) -> float:
+    """How many samples in a row tell as much as one independent one: 1 + 2 x the autocorrelations up to the first that
+    noise alone would give. Of ranks, since a spike would drown what the others have in common.
+
+    Source: the integrated autocorrelation time (Sokal 1997); its cut is that of Politis & White 2004.
+    >>> autocorrelation_samples([1.0] * 50)
+    1.0
+    """
+    n = len(samples)
+    ranks = np.argsort(np.argsort(np.asarray(samples, dtype=float), kind="stable")).astype(float)
+    if n < 10 or float(np.ptp(np.asarray(samples, dtype=float))) == 0:
+        return 1.0
+    spectrum = np.fft.rfft(ranks - ranks.mean(), 2 * n)
+    correlation = np.fft.irfft(spectrum * np.conj(spectrum))[:n]
+    correlation /= correlation[0]
+    noise = np.flatnonzero(correlation < 2 * math.sqrt(math.log10(n) / n))
+    return float(1 + 2 * correlation[1 : int(noise[0]) if len(noise) else n].sum())
 
 
 def _sign_test_rank(n: int, tail: float) -> int:
@@ -196,6 +223,50 @@ def _bootstrap_means(values: Floats, rng: np.random.Generator) -> Floats:
     means = _resample_blocks(values, REPLICATES, None, rng).mean(axis=1)
     # A bootstrap mean of n values is too narrow by sqrt((n - 1) / n), which shows at the 6 rounds of a quick run.
     return np.asarray(centre + (means - centre) * math.sqrt(n / max(1, n - 1)))
+
+
+def unpaired_ratio(
+    baseline: Sequence[Sequence[float]],
+    contender: Sequence[Sequence[float]],
+    *,
+    confidence: float = 0.99,
+    process_log_sd: float = PROCESS_LOG_SD,
+    run_log_sd: float = RUN_LOG_SD,
+    seed: int = 0,
+) -> RatioInterval:
+    """baseline / contender from two separate runs; the sides need not have the same processes or blocks.
+
+    Each side resamples its processes, then moving blocks of its block medians, and carries `run_log_sd` besides, so the
+    interval is wider than `paired_ratio`'s: what changed between the runs cannot be told from the model.
+    Raises: ValueError: a side is empty, or a time is not positive.
+
+    >>> unpaired_ratio([[2.0, 2.0, 2.0]], [[1.0, 1.0]]).ratio
+    2.0
+    """
+    rng = np.random.default_rng(seed)
+    (left, spread), (right, other) = (_run_level(side, process_log_sd, rng) for side in (baseline, contender))
+    centre = left - right
+    drawn = centre + spread - other + rng.normal(0, math.sqrt(2) * run_log_sd, REPLICATES)
+    lo, hi = _central(drawn, confidence)
+    lo, hi = math.exp(min(lo, centre)), math.exp(max(hi, centre))
+    n_blocks = sum(map(len, baseline)) + sum(map(len, contender))
+    return RatioInterval(math.exp(centre), lo, hi, n_blocks, significant=not lo <= 1 <= hi)
+
+
+def _run_level(run: Sequence[Sequence[float]], process_log_sd: float, rng: np.random.Generator) -> tuple[float, Floats]:
+    """Log of a run's level (mean over processes of their median block) and the replicates' deviations from it."""
+    if not len(run) or not all(map(len, run)):
+        raise ValueError("a run needs at least one process with at least one block")
+    groups = [np.asarray(process, dtype=float) for process in run]
+    if any((group <= 0).any() for group in groups):
+        raise ValueError("a block's time is not positive")
+    logs = [np.log(group) for group in groups]
+    level = float(np.mean([np.median(group) for group in logs]))
+    inner = np.stack([np.median(_resample_blocks(group, REPLICATES, None, rng), axis=1) for group in logs])
+    chosen = rng.integers(0, len(groups), size=(len(groups), REPLICATES))
+    drawn = inner[chosen, rng.integers(0, REPLICATES, size=chosen.shape)]
+    drawn = drawn + rng.normal(0, process_log_sd, size=chosen.shape)
+    return level, drawn.mean(axis=0) - level
 
 
 @dataclass(frozen=True)

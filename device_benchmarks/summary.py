@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,8 +15,10 @@ from edgekd.device_benchmarks.measurement import (
     PairedRatio,
     ProcessFacts,
     Provenance,
+    SeparateRun,
     Verdict,
 )
+from edgekd.statistics import Z95
 
 _WORST_FIRST: tuple[Verdict, ...] = ("emulated", "fallback", "throttled", "contended", "drifting", "noisy")
 CONFIDENCE = 0.99
@@ -23,7 +26,13 @@ BOOTSTRAP_SAMPLES = 1000
 
 
 def summarise(
-    name: str, blocks: Sequence[Block], processes: Sequence[ProcessFacts], provenance: Provenance, *, note: str = ""
+    name: str,
+    blocks: Sequence[Block],
+    processes: Sequence[ProcessFacts],
+    provenance: Provenance,
+    *,
+    note: str = "",
+    apart: SeparateRun | None = None,
 ) -> Measurement:
     """All figures of one contender. Raises: ValueError: no samples."""
     wall_ms = [ns / 1e6 for block in blocks for ns in block.wall_ns]
@@ -55,31 +64,42 @@ def summarise(
         drift=trend.change,
         burst_p50_ms=first,
         sustained_p50_ms=last,
-        **_of_processes(processes),
+        **_cold_start([*processes, *([apart] if apart else [])]),
+        **_memory(processes, apart),
         verdict=next((verdict for verdict in _WORST_FIRST if verdict in verdicts), "valid"),
         warnings=tuple(text for _, text in found),
         note=note,
         provenance=provenance,
         processes=tuple(processes),
         blocks=tuple(blocks),
+        separate_run=apart,
     )
 
 
 def median_hull(blocks: Sequence[Block]) -> tuple[float, float]:
-    """95% interval of the median in ms: the widest of order statistics, block bootstrap, and process medians."""
+    """95% interval of the median in ms: the widest of order statistics, block bootstrap, and process medians, both with
+    the samples' autocorrelation; and what other processes would have added to it.
+    """
     wall_ms = [ns / 1e6 for block in blocks for ns in block.wall_ns]
     by_process: dict[int, list[float]] = {}
     for block in blocks:
         by_process.setdefault(block.process, []).extend(ns / 1e6 for ns in block.wall_ns)
     edges = [statistics.median(samples) for samples in by_process.values()]
-    edges += statistics.median_interval(wall_ms) or ()
+    together = statistics.autocorrelation_samples(wall_ms)
+    edges += statistics.median_interval(wall_ms, autocorrelation_samples=together) or ()
     # A bootstrap of every k-th sample says as much about a median as one of 100,000, and takes no minute.
     step = -(-len(wall_ms) // BOOTSTRAP_SAMPLES)
-    length = max(1, max(len(block.wall_ns) for block in blocks) // step)
+    length = max(1, max(len(block.wall_ns) for block in blocks) // step, round(2 * together / step))
     edges += statistics.block_bootstrap_interval(
         wall_ms[::step], statistic=lambda values: np.median(values, axis=1), block_length=length
     )
-    return min(edges), max(edges)
+    return _with_processes_unseen(min(edges), max(edges), p50=statistics.median(wall_ms), n=len(by_process))
+
+
+def _with_processes_unseen(lo: float, hi: float, *, p50: float, n: int) -> tuple[float, float]:
+    """Wider by what the memory layout of n processes may have shifted all their samples by."""
+    shift = Z95 * p50 * statistics.PROCESS_LOG_SD / math.sqrt(2 * n)
+    return p50 - math.hypot(p50 - lo, shift), p50 + math.hypot(hi - p50, shift)
 
 
 def _ends(wall_ms: list[float]) -> tuple[float, float]:
@@ -128,15 +148,24 @@ def _cautions(
     return found
 
 
-def _of_processes(processes: Sequence[ProcessFacts]) -> dict[str, Any]:
-    medians = {
-        name: statistics.median([getattr(p, name) for p in processes]) for name in ("load_ms", "first_inference_ms")
+def _cold_start(starts: Sequence[ProcessFacts | SeparateRun]) -> dict[str, Any]:
+    """Medians over fresh processes."""
+    compiled = [start.compile_ms for start in starts if start.compile_ms is not None]
+    return {
+        "load_ms": statistics.median([start.load_ms for start in starts]),
+        "compile_ms": statistics.median(compiled) if compiled else None,
+        "first_inference_ms": statistics.median([start.first_inference_ms for start in starts]),
+        "cold_starts": len(starts),
     }
-    memory = {
-        name: max((v for p in processes if (v := getattr(p, name)) is not None), default=None)
+
+
+def _memory(processes: Sequence[ProcessFacts], apart: SeparateRun | None) -> dict[str, Any]:
+    sources: Sequence[ProcessFacts | SeparateRun] = [apart] if apart else processes
+    found: dict[str, Any] = {
+        name: max((v for source in sources if (v := getattr(source, name)) is not None), default=None)
         for name in ("peak_rss_mib", "model_rss_mib", "pss_mib")
     }
-    return {**medians, **memory}
+    return {**found, "energy_mj": apart.energy_mj, "energy_note": apart.energy_note} if apart else found
 
 
 def compare(baseline: Measurement, contender: Measurement, *, seed: int = 0) -> PairedRatio:

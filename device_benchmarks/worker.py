@@ -1,7 +1,7 @@
 """The process that holds one contender: `python -m edgekd.device_benchmarks.worker`, one JSON command a line on stdin.
 
 What it is: an importer, a loader and two clocks around `invoke`. What it is not: a judge; statistics are the parent's.
-Commands: prepare (import the runtime), load, warm_up, block, finish. End of input ends it.
+Commands: prepare (import the runtime), load, warm_up, block, finish, energy; or layers. End of input ends it.
 Answers go to the original stdout; file descriptor 1 is then pointed at stderr, since vendor libraries print to it.
 """
 
@@ -22,6 +22,7 @@ import numpy as np
 
 from edgekd.device_benchmarks import loading
 from edgekd.device_benchmarks.contender import Contender
+from edgekd.device_benchmarks.energy import energy_per_run
 from edgekd.device_benchmarks.statistics import is_stable, median
 from edgekd.errors import EdgekdError
 
@@ -59,6 +60,7 @@ class Bench:
         gc.freeze()  # torch's hundred thousands of objects would make each collection between blocks take 0.1 s
         return {
             "load_ms": load_ms,
+            "compile_ms": self._loaded.compile_ms,
             "first_inference_ms": first_inference_ms,
             "input_shape": list(self._loaded.input_shape),
             "input_sha256": hashlib.sha256(image.tobytes()).hexdigest(),
@@ -90,6 +92,17 @@ class Bench:
         finally:
             gc.enable()
         return {"wall_ns": [wall for wall, _ in pairs], "cpu_ns": [cpu for _, cpu in pairs]}
+
+    def layers(self, *, runs: int) -> dict[str, Any]:
+        """The runtime's own profile, as a `LayerProfile`; this process times nothing else."""
+        from edgekd.device_benchmarks.layer_profilers import profile_layers
+
+        return profile_layers(self._contender, threads=self._threads, runs=runs).model_dump(mode="json")
+
+    def energy(self) -> dict[str, Any]:
+        """Of one inference above idle, where this host has a sensor."""
+        found = energy_per_run(lambda: self._invoke(self._fed))
+        return {"energy_mj": found.mj, "energy_note": found.note}
 
     def finish(self) -> dict[str, Any]:
         """Memory at its peak and now, and what converting input and output costs, after all timing is done."""
@@ -157,7 +170,7 @@ def serve(commands: TextIO, answers: TextIO) -> None:
         answers.flush()
 
 
-_COMMANDS = ("prepare", "load", "warm_up", "block", "finish")
+_COMMANDS = ("prepare", "load", "warm_up", "block", "energy", "layers", "finish")
 
 
 def main() -> None:

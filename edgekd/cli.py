@@ -13,7 +13,19 @@ from typing import Annotated, Any
 import typer
 
 from edgekd import __version__
-from edgekd.commands import devices, distill, doctor, estimate, export, plan, profile, profiles, verify
+from edgekd.commands import (
+    compare,
+    devices,
+    distill,
+    doctor,
+    estimate,
+    export,
+    plan,
+    profile,
+    profiles,
+    recipes,
+    verify,
+)
 from edgekd.errors import EdgekdError
 
 # typer carries a click of its own from 0.20 on; the base of its usage errors is public under another name there.
@@ -35,10 +47,12 @@ app = typer.Typer(
 app.command("distill")(distill.distill)
 app.command("plan")(plan.plan)
 app.command("profile")(profile.profile)
+app.command("compare")(compare.compare)
 app.command("devices")(devices.devices)
 app.command("export")(export.export)
 app.command("estimate")(estimate.estimate)
 app.add_typer(profiles.app, name="profiles")
+app.add_typer(recipes.app, name="recipes")
 app.command("verify")(verify.verify)
 app.command("doctor")(doctor.doctor)
 

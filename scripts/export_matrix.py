@@ -1,9 +1,11 @@
 """The matrix of docs/export.md: every net at every precision in every runtime, from real runs of `edgekd export`.
 
 Run: python scripts/export_matrix.py run --data cifar10-jpegq75.npz --out matrix zoo/*.safetensors
+     python scripts/export_matrix.py measure matrix
      python scripts/export_matrix.py table matrix > table.md
 
-`run` calls the command once per net and keeps its export.json (what is there is not run again); `table` reads them.
+`run` calls the command once per net and keeps its export.json (what is there is not run again); `measure` times what an
+export with --no-measure left out, as the command would, once the machine is quiet; `table` reads both.
 """
 
 from __future__ import annotations
@@ -15,6 +17,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from edgekd.device_benchmarks import measure_all
+from edgekd.export import ExportOutcome
+from edgekd.files import write_json
+from edgekd.pipeline.model_export.measuring import BRIEF, THREADS, contenders_of, latency_of, measurable, pairs_of
+from edgekd.pipeline.model_export.planning import Planned
+from edgekd.pipeline.model_export.result import ExportDocument, ExportRow
+from edgekd.pipeline.model_export.work import Candidate
+
+LATENCY = "latency.json"
 TITLES = {
     "tflite": "LiteRT",
     "onnxruntime": "ONNX Runtime",
@@ -29,7 +40,7 @@ HEADER = (
 
 
 def main() -> int:
-    """`run` or `table`."""
+    """`run`, `measure` or `table`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     runner = commands.add_parser("run")
@@ -37,11 +48,15 @@ def main() -> int:
     runner.add_argument("--data", required=True)
     runner.add_argument("--out", type=Path, required=True)
     runner.add_argument("--options", default="", help="further options of `edgekd export`, as one string")
-    table = commands.add_parser("table")
-    table.add_argument("folder", type=Path)
+    for name in ("measure", "table"):
+        commands.add_parser(name).add_argument("folder", type=Path)
     options = parser.parse_args()
     if options.command == "run":
         return max(run(model, options) for model in options.models)
+    if options.command == "measure":
+        for path in sorted(options.folder.glob("*/export.json")):
+            measure(path.parent)
+        return 0
     print("\n".join(lines_of(options.folder)))
     return 0
 
@@ -58,11 +73,40 @@ def run(model: Path, options: argparse.Namespace) -> int:
     return code
 
 
+def measure(folder: Path) -> None:
+    """Time an export's artifacts side by side and write `latency.json` beside its document."""
+    out = folder / LATENCY
+    if out.is_file():
+        return
+    document = ExportDocument.model_validate_json((folder / "export.json").read_text(encoding="utf-8"))
+    candidates = [c for row in document.rows if (c := candidate_of(row, folder)) and measurable(c)]
+    measured = measure_all(
+        contenders_of(candidates), mode=BRIEF, threads=THREADS, pairs=pairs_of(candidates), keep_going=True
+    )
+    for ratio in measured.ratios:
+        print(f"{folder.name}: {ratio.text}", flush=True)
+    write_json(out, {c.label: latency_of(measured, c.label).model_dump(mode="json") for c in candidates})
+
+
+def candidate_of(row: ExportRow, folder: Path) -> Candidate | None:
+    """A row's artifact, ready to be timed; None where there is none."""
+    if row.artifact is None:
+        return None
+    variant = row.label.removeprefix(f"{row.target}-{row.precision}").removeprefix("-")
+    artifact = row.artifact.model_copy(update={"path": folder / row.artifact.path})
+    outcome = ExportOutcome(target=row.target, precision=row.precision, state="exported", artifact=artifact)
+    return Candidate(Planned(target=row.target, precision=row.precision, variant=variant), outcome, row.check)
+
+
 def lines_of(folder: Path) -> list[str]:
     """The table, a row per net and runtime, and the reasons of what failed or was refused."""
     lines, reasons = [HEADER, "|" + "---|" * 12], []
     for path in sorted(folder.glob("*/export.json")):
         document = json.loads(path.read_text(encoding="utf-8"))
+        timed = path.with_name(LATENCY)
+        later = json.loads(timed.read_text(encoding="utf-8")) if timed.is_file() else {}
+        for row in document["rows"]:
+            row["latency"] = row["latency"] or later.get(row["label"])
         name = path.parent.name
         for target in TITLES:
             rows = {row["precision"]: row for row in document["rows"] if row["target"] == target}

@@ -3,35 +3,38 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple, TypeVar
 
 import typer
 
-from edgekd.commands import console
+from edgekd.commands import console, profile_apple, profile_table
+from edgekd.commands.profile_apple import APPLE
 
 if TYPE_CHECKING:
-    from edgekd.device_benchmarks import Contender, Measurement, MeasurementSet
+    from edgekd.device_benchmarks import Contender
     from edgekd.device_benchmarks.devices import Device
     from edgekd.device_benchmarks.resolve import ZooOptions
     from edgekd.device_benchmarks.schedule import Mode
 
-
-_KINDS = {"measured": "measured", "emulated": "EMULATED, no latency,"}
+Word = TypeVar("Word", bound=str)
 
 
 def profile(  # noqa: PLR0913 - a command's options are its parameters
     model: Annotated[
-        str,
+        str | None,
         typer.Argument(
             help="torchvision:NAME, timm:NAME, edgekd:NAME, a run directory, or a .tflite .onnx .xml .pt2 .mlpackage."
         ),
-    ],
+    ] = None,
     on: Annotated[
         str,
-        typer.Option("--on", help="local, ssh://user@host, adb:SERIAL, names of the devices file (commas), or all."),
+        typer.Option(
+            "--on",
+            help="local, ssh://user@host, adb:SERIAL, names of the devices file (commas), all, or apple-package.",
+        ),
     ] = "local",
     against: Annotated[
         str | None,
@@ -41,6 +44,12 @@ def profile(  # noqa: PLR0913 - a command's options are its parameters
         str | None,
         typer.Option("--runtime", help="Of a run: only these, comma-separated: openvino,onnxruntime,tflite."),
     ] = None,
+    torch: Annotated[
+        str, typer.Option("--torch", help="How PyTorch models run here: eager, compile (torch.compile), or both.")
+    ] = "eager",
+    layers: Annotated[
+        bool, typer.Option("--layers", help="Also each layer's time, and the share of each unit or delegate; local.")
+    ] = False,
     threads: Annotated[int, typer.Option("--threads", min=1, help="CPU threads of one inference.")] = 1,
     mode: Annotated[
         str, typer.Option("--mode", help="quick (about 10 s each), standard (60 s), sustained (600 s).")
@@ -61,6 +70,13 @@ def profile(  # noqa: PLR0913 - a command's options are its parameters
     devices_file: Annotated[
         Path | None, typer.Option("--devices", help="Devices file. Default: ~/.config/edgekd/devices.toml.")
     ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="With --on apple-package: where the Swift package goes.")
+    ] = None,
+    import_file: Annotated[
+        Path | None,
+        typer.Option("--import", help="Show a result measured elsewhere: the package's log, or a --json document."),
+    ] = None,
     json: Annotated[
         bool, typer.Option("--json", help="One JSON document on stdout, every raw sample included.")
     ] = False,
@@ -69,22 +85,32 @@ def profile(  # noqa: PLR0913 - a command's options are its parameters
 
     Example: `edgekd profile runs/jetson-nano-001 --against timm:resnet18 --threads 1`
     """
+    if import_file is not None or on == APPLE or model is None:
+        profile_apple.profile(model, on=on, out=out, import_file=import_file, json=json)
+        return
+    from edgekd.device_benchmarks.contender import TORCH_MODES, with_torch
     from edgekd.device_benchmarks.devices import load_devices
     from edgekd.device_benchmarks.fleet import chosen
     from edgekd.device_benchmarks.resolve import ZooOptions, contenders_of
+    from edgekd.device_benchmarks.schedule import MODES
 
+    how = _choice(torch, TORCH_MODES, "--torch")
     devices = [] if on == "local" else chosen(on, load_devices(devices_file))
-    settings = _Settings(_mode(mode), threads, seed, processes)
+    settings = _Settings(_choice(mode, MODES, "--mode"), threads, seed, processes)
     options = ZooOptions(image_size=image_size, weights=weights, data=data)
     names = tuple(n.strip() for n in (runtime or "").split(",") if n.strip())
     contenders = contenders_of(model, options=options, runtimes=names, anywhere=bool(devices))
     baselines = _baselines(model, against, options, anywhere=bool(devices))
+    if devices:
+        _refuse_here_only(layers=layers, how=how)
+    contenders = [one for contender in contenders for one in with_torch(contender, how)]
+    baselines = [one for contender in baselines for one in with_torch(contender, how)]
     for line in _remarks(model, [*baselines, *contenders]):
         console.talk().print(line)
     if devices:
         _on_devices(devices, baselines, contenders, names=names, settings=settings, json=json)
     else:
-        _here(baselines, contenders, settings=settings, json=json)
+        _here(baselines, contenders, settings=settings, layers=layers, json=json)
 
 
 class _Settings(NamedTuple):
@@ -94,8 +120,11 @@ class _Settings(NamedTuple):
     processes: int | None
 
 
-def _here(baselines: list[Contender], contenders: list[Contender], *, settings: _Settings, json: bool) -> None:
+def _here(
+    baselines: list[Contender], contenders: list[Contender], *, settings: _Settings, layers: bool, json: bool
+) -> None:
     from edgekd.device_benchmarks import measure_all
+    from edgekd.device_benchmarks.layer_runs import with_layers
 
     with _progress() as on_progress:
         measured = measure_all(
@@ -105,10 +134,13 @@ def _here(baselines: list[Contender], contenders: list[Contender], *, settings: 
             on_progress=on_progress,
             **settings._asdict(),
         )
+        if layers:
+            everyone = [*baselines, *contenders]
+            measured = with_layers(measured, everyone, threads=settings.threads, on_progress=on_progress)
     if json:
         console.print_json(measured.model_dump(mode="json"))
     else:
-        _print(measured, "this host")
+        profile_table.show(measured, "this host")
         for name, reason in measured.failures.items():
             console.talk().print(f"failed: {name}: {reason}", markup=False)
     if measured.failures:
@@ -134,20 +166,30 @@ def _on_devices(
         console.print_json(alone.model_dump(mode="json"))
     else:
         for name, measured in found.devices.items():
-            _print(measured, name)
+            profile_table.show(measured, name)
     if profile_device.tell_problems(found):
         raise typer.Exit(1)
 
 
-def _mode(text: str) -> Mode:
-    """Raises: InputError: no such mode."""
-    from edgekd.device_benchmarks.schedule import MODES
+def _choice(text: str, known: Iterable[Word], option: str) -> Word:
+    """Raises: InputError: not one of the known words."""
     from edgekd.errors import InputError, did_you_mean
 
-    for mode in MODES:
-        if text == mode:
-            return mode
-    raise InputError(f"no mode '{text}'", where="--mode", fix=did_you_mean(text, MODES))
+    words = list(known)
+    for word in words:
+        if text == word:
+            return word
+    raise InputError(f"no {option.removeprefix('--')} '{text}'", where=option, fix=did_you_mean(text, words))
+
+
+def _refuse_here_only(*, layers: bool, how: str) -> None:
+    """Raises: InputError: an option that only this host knows."""
+    from edgekd.errors import InputError
+
+    if layers:
+        raise InputError("layers are profiled on this host only", where="--layers", fix="use --on local")
+    if how != "eager":
+        raise InputError("a device runs exported files, not PyTorch", where="--torch", fix="use --on local")
 
 
 def _baselines(model: str, against: str | None, options: ZooOptions, *, anywhere: bool) -> list[Contender]:
@@ -184,56 +226,3 @@ def _progress() -> Iterator[Callable[[str, float], None]]:
                 bar.refresh()
 
         yield update
-
-
-def _print(measured: MeasurementSet, where: str) -> None:
-    """The table and the ratios to stdout."""
-    from rich.markup import escape
-    from rich.table import Table
-
-    columns = (
-        "model",
-        "p50 ms",
-        "95% CI",
-        "p90 ms",
-        "n",
-        "CV",
-        "CPU p50 ms",
-        "load ms",
-        "first ms",
-        "peak MiB",
-        "verdict",
-    )
-    table = Table(*columns, title=escape(f"{_KINDS[measured.kind]} on {where}, batch 1, {measured.mode}"))
-    for row in measured.measurements:
-        table.add_row(*map(escape, _cells(row)))
-    out = console.data()
-    out.print(table)
-    for row in measured.measurements:
-        for text in filter(None, (*row.warnings, row.note, _parity(row))):
-            out.print(f"{row.name}: {text}", markup=False)
-    for ratio in measured.ratios:
-        out.print(ratio.text, markup=False)
-
-
-def _parity(row: Measurement) -> str:
-    found = row.provenance.parity
-    return f"outputs equal this host's within {found.max_relative_error:.1e} (relative)" if found else ""
-
-
-def _cells(row: Measurement) -> tuple[str, ...]:
-    p90 = f"{row.p90_ms:.3f}" if row.p90_ms is not None else f"n/a (n {row.n} < 64)"
-    peak = f"{row.peak_rss_mib:.0f}" if row.peak_rss_mib is not None else "n/a"
-    return (
-        row.name,
-        f"{row.p50_ms:.3f}",
-        f"{row.ci_lo_ms:.3f} to {row.ci_hi_ms:.3f}",
-        p90,
-        str(row.n),
-        f"{row.cv:.0%}",
-        f"{row.cpu_p50_ms:.3f}",
-        f"{row.load_ms:.1f}",
-        f"{row.first_inference_ms:.1f}",
-        peak,
-        row.verdict,
-    )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgekd.commands import console
+from edgekd.commands import console, profiles_new
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="List, show and check hardware profiles.\n\nExample: `edgekd profiles show jetson-nano`",
+    help="List, show, check and measure hardware profiles.\n\nExample: `edgekd profiles show jetson-nano`",
 )
+app.command("new")(profiles_new.new)
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 
 

@@ -55,6 +55,12 @@ CalibrationImages = Annotated[
     int, typer.Option("--calibration-images", min=300, help="Training images for post-training quantisation.")
 ]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.")]
+RecipeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--recipe", help="How to teach: a name from `edgekd recipes list`, or a TOML file. Default: KD + hint."
+    ),
+]
 SkipBad = Annotated[
     bool, typer.Option("--skip-bad", help="Skip unreadable images (they are counted) instead of stopping.")
 ]
@@ -69,10 +75,13 @@ def settings(options: Mapping[str, Any]) -> Settings:
 
     from edgekd.errors import InputError
     from edgekd.pipeline.settings import Settings
+    from edgekd.recipes import load_recipe
     from edgekd.targets import get_target
 
     names = tuple(dict.fromkeys(get_target(n).name for n in (options["target"] or "").split(",") if n.strip()))
+    recipe = options.get("recipe")
     document = {
+        "recipe": None if recipe is None else load_recipe(recipe),
         "profile": options["profile"],
         "teacher": options["teacher"],
         "weights": options["weights"],

@@ -8,27 +8,52 @@ from __future__ import annotations
 
 import hashlib
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from edgekd.data.augmentation import augment
+from edgekd.data.augmentation import augment, moved
 from edgekd.data.dataset import Dataset
+from edgekd.distill.mixing import Mixing, draw_mixing
 from edgekd.distill.training import Training
 
 
 @dataclass(frozen=True)
 class Batch:
     """What every source and loss may read. images: the student's normalised input, float32 (batch, C, H, W);
-    labels, index: int64 (batch,); progress: share of the stage that is done, in [0, 1)."""
+    labels, index: int64 (batch,); progress: share of the stage that is done, in [0, 1).
+
+    targets: float32 (batch, classes) where images were mixed; labels and index are then those of the greater part.
+    view: int64 (batch,), which of `Training.views` augmentations each image is in. teacher_images: what frozen teachers
+    see where it is not what the students see.
+    """
 
     images: Tensor
     labels: Tensor
     index: Tensor
     step: int
     progress: float
+    targets: Tensor | None = None
+    view: Tensor | None = None
+    teacher_images: Tensor | None = None
+
+    def with_images(self, images: Tensor) -> Batch:
+        """The same samples with other images, for everybody."""
+        return replace(self, images=images, teacher_images=None)
+
+    def parts(self, count: int) -> list[Batch]:
+        """The batch in `count` parts of the same size, in order."""
+        if count == 1:
+            return [self]
+        size = len(self.labels) // count
+        rows = [slice(start, start + size) for start in range(0, size * count, size)]
+        names = ("images", "labels", "index", "targets", "view", "teacher_images")
+        whole = {name: value for name in names if (value := getattr(self, name)) is not None}
+        return [replace(self, **{name: value[part] for name, value in whole.items()}) for part in rows]
 
 
 def seed_of(*parts: int | str) -> int:
@@ -44,6 +69,32 @@ def seed_of(*parts: int | str) -> int:
 def permutation(size: int, *, seed: int, epoch: int) -> Tensor:
     """The order of one pass, int64 (size,)."""
     return torch.randperm(size, generator=torch.Generator().manual_seed(seed_of(seed, "order", epoch)))
+
+
+def view_draws(index: Tensor, view: Tensor, *, seed: int) -> Tensor:
+    """Three uniform draws in [0, 1) for each (sample, view), float64 (3, batch): the same in every run of this seed.
+
+    A counter-based hash (SplitMix64, Steele, Lea & Flood 2014), since a generator per sample would take 10 us each.
+
+    >>> a = view_draws(torch.tensor([5, 6]), torch.tensor([0, 0]), seed=1)
+    >>> b = view_draws(torch.tensor([6]), torch.tensor([0]), seed=1)
+    >>> bool((a[:, 1:] == b).all()), bool((a[:, 0] == a[:, 1]).any())
+    (True, False)
+    """
+    state = (
+        np.uint64(seed_of(seed, "view")) ^ (index.numpy().astype(np.uint64) << np.uint64(24))
+    ) + view.numpy().astype(np.uint64)
+    draws = []
+    for stream in range(1, 4):
+        z = _mix64(_mix64(state) + np.uint64(stream * 0x9E3779B97F4A7C15 % 2**64))
+        draws.append((z >> np.uint64(11)).astype(np.float64) / 2**53)
+    return torch.from_numpy(np.stack(draws))
+
+
+def _mix64(z: np.ndarray[Any, np.dtype[np.uint64]]) -> np.ndarray[Any, np.dtype[np.uint64]]:
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
 
 
 @dataclass(frozen=True)
@@ -62,7 +113,7 @@ class BatchStream:
 
     def __init__(self, dataset: Dataset, training: Training, *, device: torch.device, share: Share) -> None:
         self.dataset, self.device, self.share = dataset, device, share
-        self.batch_size, self.seed, self.shift_px = training.batch_size, training.seed, training.shift_px
+        self.training, self.batch_size, self.seed = training, training.batch_size, training.seed
         self.steps = training.steps_for(len(dataset.train))
         self._order: dict[int, Tensor] = {}
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="edgekd-batches")
@@ -93,18 +144,44 @@ class BatchStream:
             self._order[epoch] = permutation(len(self.dataset.train), seed=self.seed, epoch=epoch)
         return self._order[epoch]
 
+    def views(self, step: int) -> Tensor | None:
+        """Which augmentation each sample of a step's whole batch is in, int64 (batch_size,); None: a fresh one."""
+        if self.training.views is None:
+            return None
+        position = torch.arange(step * self.batch_size, (step + 1) * self.batch_size)
+        return position // len(self.dataset.train) % self.training.views
+
     def at(self, step: int) -> Batch:
         """The batch of a step, made here and now."""
-        generator = torch.Generator().manual_seed(seed_of(self.seed, "augment", step))
-        index = self.index(step)
-        pixels = self.dataset.train.images(index)
+        index, view = self.index(step), self.views(step)
         # The whole batch is augmented before it is cut, so that a sample's draw does not depend on the process count.
-        pixels = augment(pixels, generator=generator, flip=self.dataset.horizontal_flip, shift_px=self.shift_px)
+        pixels = self._augmented(self.dataset.train.images(index), index, view, step)
         mine = slice(self.share.rank, None, self.share.world)
-        index, pixels = index[mine], pixels[mine]
+        images = self.dataset.preprocessing.normalise(self._send(pixels[mine]))
         labels = self.dataset.train.labels[index]
-        images = self.dataset.preprocessing.normalise(self._send(pixels))
-        return Batch(images, self._send(labels), self._send(index), step, step / self.steps)
+        batch = Batch(images, self._send(labels[mine]), self._send(index[mine]), step, step / self.steps)
+        if view is not None:
+            batch = replace(batch, view=self._send(view[mine]))
+        return self._mixed(batch, pixels, labels, mine) if self.training.mixes else batch
+
+    def _augmented(self, pixels: Tensor, index: Tensor, view: Tensor | None, step: int) -> Tensor:
+        flip, shift_px = self.dataset.horizontal_flip, self.training.shift_px
+        if view is None:
+            generator = torch.Generator().manual_seed(seed_of(self.seed, "augment", step))
+            return augment(pixels, generator=generator, flip=flip, shift_px=shift_px)
+        draws = view_draws(index, view, seed=self.training.view_seed)
+        mirrored = (draws[2] < 0.5).unsqueeze(1) if flip else None
+        shift = (draws[:2] * (2 * shift_px + 1)).long().clamp_max(2 * shift_px) - shift_px
+        return moved(pixels, shift.unsqueeze(2), mirrored)
+
+    def _mixed(self, batch: Batch, pixels: Tensor, labels: Tensor, mine: slice) -> Batch:
+        training, size = self.training, pixels.shape[-1]
+        seed = seed_of(self.seed, "mix", batch.step)
+        mixing: Mixing = draw_mixing(len(labels), size, seed=seed, mixup=training.mixup, cutmix=training.cutmix)
+        partner = mixing.partner[mine]
+        others = self.dataset.preprocessing.normalise(self._send(pixels[partner]))
+        targets = mixing.targets(labels[mine], labels[partner], self.dataset.num_classes)
+        return replace(batch, images=mixing.images(batch.images, others), targets=self._send(targets))
 
     def _send(self, tensor: Tensor) -> Tensor:
         if self.device.type == "cuda":

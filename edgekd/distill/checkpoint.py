@@ -57,8 +57,12 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def student_weights(path: Path, student: str = "student") -> dict[str, Tensor]:
-    """A student's state from a checkpoint, for `model.load_state_dict`. Raises: InputError: it has no such student."""
-    students = load(path)["students"]
+    """A student's state from a checkpoint, for `model.load_state_dict`: its moving average where one was kept.
+
+    Raises: InputError: it has no such student.
+    """
+    document = load(path)
+    students = document.get("average") or document["students"]
     if student not in students:
         raise InputError(f"no student '{student}' in this checkpoint", where=path, fix="has: " + ", ".join(students))
     state: dict[str, Tensor] = students[student]

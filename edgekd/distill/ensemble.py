@@ -22,10 +22,17 @@ class Ensemble(nn.Module):
         self.terms, self.lives = tuple(stage.terms), students
         self.students = nn.ModuleDict({name: live.model for name, live in students.items()})
         self.losses = nn.ModuleList([term.loss for term in stage.terms])
+        self.listened_to = bool(stage.everyone)
+        self.spoken: dict[str, Signals] = {}
 
     def forward(self, batch: Batch, taught: Mapping[str, Signals]) -> tuple[Tensor, Tensor]:
-        """`taught` is float32, no gradient. Returns () and float32 (terms,), unweighted and detached."""
+        """`taught` is float32, no gradient. Returns () and float32 (terms,), unweighted and detached.
+
+        What the students said stays in `spoken`, detached, where the stage has players.
+        """
         spoken = {name: live.signals(batch).map(Tensor.float) for name, live in self.lives.items()}
+        if self.listened_to:  # else features would stay in memory through the backward pass
+            self.spoken = {name: signals.map(Tensor.detach) for name, signals in spoken.items()}
         total = batch.images.new_zeros(())
         values = []
         with torch.autocast(batch.images.device.type, enabled=False):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,14 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from torch import nn
 
 from edgekd.distill import checkpoint
+from edgekd.distill.averaging import WeightAverage
 from edgekd.distill.batches import Batch, BatchStream, Share, seed_of
 from edgekd.distill.ensemble import bind
 from edgekd.distill.evaluate import accuracy_of, predict
 from edgekd.distill.interrupts import Interrupted, Interrupts
 from edgekd.distill.meter import Meter
 from edgekd.distill.optimiser import build_optimiser, learning_rate_at
+from edgekd.distill.players import Roster
 from edgekd.distill.precision import choose_bfloat16, choose_device
 from edgekd.distill.results import EpochRecord, Progress, StageResult
 from edgekd.distill.sources import Live, evaluating
@@ -51,9 +53,9 @@ def run_stage(stage: Stage, *, out: Path, resume: bool = False, on_progress: OnP
     ddp = DistributedDataParallelKwargs()
     accelerator = Accelerator(cpu=device_type == "cpu", mixed_precision="no", kwargs_handlers=[ddp])
     share = Share(accelerator.process_index, accelerator.num_processes)
-    if training.batch_size % share.world:
-        advice = f"give a multiple of {share.world}"
-        raise stage.error(f"batch_size {training.batch_size} over {share.world} processes", advice)
+    if training.batch_size % (share.world * training.accumulate):
+        what = f"batch_size {training.batch_size} over {share.world} processes in {training.accumulate} parts"
+        raise stage.error(what, f"give a multiple of {share.world * training.accumulate}")
     with ExitStack() as stack:
         cuda = [accelerator.device] if device_type == "cuda" else []
         stack.enter_context(torch.random.fork_rng(cuda))
@@ -86,14 +88,24 @@ class _Run:
         self.device: torch.device = accelerator.device
         self.total_steps = stage.total_steps
         self.bfloat16 = choose_bfloat16(stage.training.mixed_precision, self.device.type, stage.students.values())
+        compiles = stage.training.compile
         self.students = {
-            name: Live(model, frozen=False, bfloat16=self.bfloat16.students) for name, model in stage.students.items()
+            name: Live(model, frozen=False, bfloat16=self.bfloat16.students, compile=compiles)
+            for name, model in stage.students.items()
         }
         self.sources = {
-            name: Live(source, bfloat16=self.bfloat16.teachers) if isinstance(source, nn.Module) else source
+            name: Live(source, bfloat16=self.bfloat16.teachers, compile=compiles)
+            if isinstance(source, nn.Module)
+            else source
             for name, source in stage.sources.items()
         }
         self.ensemble = bind(stage, self.students, self.sources, stream.at(0))
+        self.players = stage.everyone
+        roster = Roster(self.students, self.sources, stage.dataset, self.device, stage.training)
+        for player in self.players.values():
+            player.join(roster)
+        decay = stage.training.ema_decay
+        self.average = None if decay is None else WeightAverage(dict(stage.students), decay=decay)
         ddp.find_unused_parameters = self.ensemble.may_skip_parameters()
         # Losses keep their buffers equal by themselves; DDP would send a memory bank of 51 MB before every step.
         own = [name for name, _ in self.ensemble.named_buffers() if name.startswith("losses.")]
@@ -138,7 +150,9 @@ class _Run:
             source.close()
 
     def result(self) -> StageResult:
-        """What the stage came to."""
+        """What the stage came to; the students hold their moving average where one was kept."""
+        if self.average is not None:
+            self.average.install()
         best = max(self.history, key=lambda record: record.val_accuracy)
         trained_s = sum(record.seconds for record in self.history)
         return StageResult(
@@ -191,17 +205,36 @@ class _Run:
         self._seed()
         for group in self.optimiser.param_groups:
             group["lr"] = self._learning_rate()
-        taught = {name: source.signals(batch).map(_as_target) for name, source in self.sources.items()}
-        total, values = self.wrapped(batch, taught)
-        self.meter.add(values, self.step)
+        parts = batch.parts(self.stage.training.accumulate)
+        values = self._learn_from(parts[0], len(parts), last=len(parts) == 1)
+        for number, part in enumerate(parts[1:], start=2):
+            values = values + self._learn_from(part, len(parts), last=number == len(parts))
+        self.meter.add(values if len(parts) == 1 else values / len(parts), self.step)
         if self.device.type == "cpu":  # free here; on a GPU it would wait for the step, so there reports and saves look
             self._stop_if_not_finite()
-        self.accelerator.backward(total)
         if self.stage.training.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.parameters, self.stage.training.clip_norm)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
+        for player in self.players.values():
+            player.after_step(self.step)
+        if self.average is not None:
+            self.average.update(self.step)
         self.step += 1
+
+    def _learn_from(self, batch: Batch, parts: int, *, last: bool) -> torch.Tensor:
+        """Gradients of one part of a batch, and its loss values (terms,). Processes exchange gradients in the last."""
+        for player in self.players.values():
+            batch = player.before(batch)
+        taught = {name: source.signals(batch).map(_as_target) for name, source in self.sources.items()}
+        with nullcontext() if last else self.accelerator.no_sync(self.wrapped):
+            total, values = self.wrapped(batch, taught)
+            self.accelerator.backward(total if parts == 1 else total / parts)
+        for player in self.players.values():
+            player.after(batch, self.ensemble.spoken, taught)
+        self.ensemble.spoken = {}
+        result: torch.Tensor = values
+        return result
 
     def _seed(self) -> None:
         """Dropout's generators, by step and process."""
@@ -223,6 +256,11 @@ class _Run:
         self._stop_if_not_finite()
         sums = self.accelerator.reduce(self.meter.sums, "mean").tolist()
         images = self.meter.count * self.stage.training.batch_size
+        with nullcontext() if self.average is None else self.average.shown():
+            return self._note_epoch(sums, images)
+
+    def _note_epoch(self, sums: list[float], images: int) -> EpochRecord:
+        """The epoch's record in the history; best.pt where it is the best."""
         record = EpochRecord(
             epoch=len(self.history) + 1,
             step=self.step,
@@ -316,7 +354,10 @@ class _Run:
             "history": [asdict(record) for record in self.history],
             "epoch_seconds": self.epoch_seconds,
             "seconds": self.seconds,
+            "players": {name: player.state_dict() for name, player in self.players.items()},
         }
+        if self.average is not None:
+            document["average"] = self.average.state_dict()
         checkpoint.save(checkpoint.last_path(self.out), document)
 
     def _restore(self, document: dict[str, Any]) -> None:
@@ -324,6 +365,10 @@ class _Run:
             student.model.load_state_dict(document["students"][name])
         self.ensemble.losses.load_state_dict(document["losses"])
         self.optimiser.load_state_dict(document["optimiser"])
+        for name, player in self.players.items():
+            player.load_state_dict(document["players"][name])
+        if self.average is not None:
+            self.average.load_state_dict(document["average"])
         self.meter.sums.copy_(document["sums"])
         self.meter.count = int(document["count"])
         self.history = [EpochRecord(**record) for record in document["history"]]

@@ -54,12 +54,14 @@ class Live:
     """A model that is run on every batch: a teacher (frozen: eval mode, no gradient) or a student.
 
     The model returns logits, or (logits, {tap: tensor}) as a quantisation-aware graph or `WithTaps` does.
-    bfloat16: run under autocast, which leaves weights and softmax in float32.
+    bfloat16: run under autocast, which leaves weights and softmax in float32. compile: through torch.compile where no
+    tap is read (hooks would break its graph).
     Raises: InputError: the model returns something else, or has no such tap.
     """
 
-    def __init__(self, model: nn.Module, *, frozen: bool = True, bfloat16: bool = False) -> None:
-        self.model, self.frozen, self.bfloat16 = model, frozen, bfloat16
+    def __init__(self, model: nn.Module, *, frozen: bool = True, bfloat16: bool = False, compile: bool = False) -> None:
+        self.model, self.frozen, self.bfloat16, self.compile = model, frozen, bfloat16, compile
+        self._run_model: Callable[[Tensor], Any] = model
         self._taps: tuple[str, ...] = ()
         self._returns_taps = False
         self._home = device_of(model)
@@ -76,15 +78,20 @@ class Live:
             self.layout = use_channels_last(self.model, images)
             with torch.no_grad(), self._autocast(images.device):
                 self._returns_taps = isinstance(self.model(images[:2]), tuple)
-                return self._run(images)
+                said = self._run(images)
         except RuntimeError as error:
             name, shape = type(self.model).__name__, tuple(images.shape)
             raise InputError(f"{name} cannot run on images {shape}: {str(error).splitlines()[0]}") from error
+        if self.compile and not self._taps:
+            self._run_model = torch.compile(self.model)
+        return said
 
     def signals(self, batch: Batch) -> Signals:
         """Logits and taps, as float32 where they were computed in it."""
         enabled = torch.is_grad_enabled() and not self.frozen
         with torch.set_grad_enabled(enabled), self._autocast(batch.images.device):
+            if self.frozen and batch.teacher_images is not None:
+                return self._run(batch.teacher_images)
             return self._run(batch.images)
 
     def close(self) -> None:
@@ -98,6 +105,8 @@ class Live:
 
     def _run(self, images: Tensor) -> Signals:
         images = images.contiguous(memory_format=self.layout)
+        if not self._taps:
+            return Signals(logits_of(self._run_model(images)))
         if not self._returns_taps:
             output, taps = forward_with_taps(self.model, images, self._taps)
             return Signals(logits_of(output), taps)

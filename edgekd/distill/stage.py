@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from edgekd.data.dataset import Dataset
+from edgekd.distill.players import Player
 from edgekd.distill.sources import Source
 from edgekd.distill.terms import Term
 from edgekd.distill.training import Training
@@ -37,7 +38,8 @@ class Stage:
 
     students: models that learn, by name; the first one is validated. Their taps are read by hooks, or returned by the
     model itself. sources: teachers by name; a bare module is run frozen (`Live`). Both take `dataset.preprocessing`'s
-    normalised images. A term may name a student as its source.
+    normalised images. A term may name a student as its source. players: who else learns, by name; a source that is a
+    `Player` too takes part by itself.
     """
 
     name: str
@@ -47,6 +49,13 @@ class Stage:
     sources: Mapping[str, nn.Module | Source] = field(default_factory=dict)
     training: Training = field(default_factory=Training)
     milestones: Sequence[Milestone] = ()
+    players: Mapping[str, Player] = field(default_factory=dict)
+
+    @property
+    def everyone(self) -> dict[str, Player]:
+        """The players, and the sources that are players."""
+        sources = {f"source {name}": source for name, source in self.sources.items() if isinstance(source, Player)}
+        return {**self.players, **sources}
 
     @property
     def total_steps(self) -> int:
@@ -92,6 +101,7 @@ class Stage:
             "stage": self.name,
             "data": self.dataset.fingerprint,
             "terms": ", ".join(term.label for term in self.terms),
+            "players": ", ".join(self.everyone),
             **{f.name: settings[f.name] for f in fields(self.training) if f.name not in free},
         }
 

@@ -12,31 +12,43 @@ from edgekd.distill import CrossEntropy, Hint, Milestone, SoftTarget, Stage, Ter
 from edgekd.errors import InputError
 from edgekd.files import write_whole
 from edgekd.pipeline.context import Context
+from edgekd.pipeline.recipe_stages import teach_recipe
 from edgekd.pipeline.teaching import teach
 from edgekd.students import build
 
 
 def distil(context: Context) -> tuple[dict[str, Any], list[Path]]:
     """Result: histories and test accuracies of teacher, student and, on request, the student without its teacher."""
-    students, trainings, notes = train_all(context)
+    students, trainings, earlier, notes = train_all(context)
     weights = save_weights(students["student"], context.folder / "student.safetensors")
     models = {"teacher": context.teacher_module, **students}
     accuracy = {who: test_accuracy(context, model) for who, model in models.items()}
     for who, found in accuracy.items():
         context.events.note(f"{who}: test top-1 {found['top1']:.2%} of {found['n']}")
-    return {"trainings": trainings, "notes": notes, "accuracy": accuracy}, [weights]
+    return {"trainings": trainings, "earlier": earlier, "notes": notes, "accuracy": accuracy}, [weights]
 
 
-def train_all(context: Context) -> tuple[dict[str, nn.Module], list[dict[str, Any]], list[str]]:
-    """The student, and with --baseline its twin without a teacher, trained: models, histories, notes."""
-    student = build_student(context)
-    terms, notes = terms_for(context, student)
-    students, trainings = {"student": student}, [teach(context, stage_for(context, "distil", student, terms))]
+def train_all(
+    context: Context,
+) -> tuple[dict[str, nn.Module], list[dict[str, Any]], list[dict[str, Any]], list[str]]:
+    """The student, and with --baseline its twin without a teacher, trained.
+
+    Result: models; their histories; histories of the stages that a recipe put before; notes.
+    """
+    earlier: list[dict[str, Any]] = []
+    if context.settings.recipe is not None:
+        recipe = context.settings.recipe
+        student, row, earlier, notes = teach_recipe(context, recipe, training_for(context))
+    else:
+        student = build_student(context)
+        terms, notes = terms_for(context, student)
+        row = teach(context, stage_for(context, "distil", student, terms))
+    students, trainings = {"student": student}, [row]
     if context.settings.baseline:
         students["baseline"] = build_student(context)
         alone = stage_for(context, "baseline", students["baseline"], [Term(CrossEntropy())])
         trainings.append(teach(context, alone))
-    return students, trainings, notes
+    return students, trainings, earlier, notes
 
 
 def build_student(context: Context) -> nn.Module:
@@ -74,8 +86,15 @@ def stage_for(
     milestones: tuple[Milestone, ...] = (),
 ) -> Stage:
     """A stage of the core with the run's schedule."""
+    training = training_for(context, epochs=epochs, learning_rate=learning_rate)
+    sources = {"teacher": context.teacher_module} if any(term.source == "teacher" for term in terms) else {}
+    return Stage(name, context.dataset, {"student": student}, terms, sources, training, milestones)
+
+
+def training_for(context: Context, *, epochs: float | None = None, learning_rate: float | None = None) -> Training:
+    """The run's schedule."""
     settings = context.settings.training
-    training = Training(
+    return Training(
         epochs=epochs or context.plan.epochs,
         batch_size=settings.batch_size,
         learning_rate=learning_rate or settings.learning_rate,
@@ -85,8 +104,6 @@ def stage_for(
         seed=context.settings.seed,
         mixed_precision=settings.mixed_precision,
     )
-    sources = {"teacher": context.teacher_module} if any(term.source == "teacher" for term in terms) else {}
-    return Stage(name, context.dataset, {"student": student}, terms, sources, training, milestones)
 
 
 def test_accuracy(context: Context, model: nn.Module) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from edgekd.artifact import Frozen
+from edgekd.recipes.schema import Recipe
 
 
 class Training(Frozen):
@@ -36,7 +37,7 @@ class BudgetOverrides(Frozen):
 
 
 class Settings(Frozen):
-    """One run. Paths are kept as the user wrote them."""
+    """One run. Paths are kept as the user wrote them; a recipe is kept whole."""
 
     profile: str
     teacher: str | None = None
@@ -50,6 +51,7 @@ class Settings(Frozen):
     baseline: bool = False
     budgets: BudgetOverrides = BudgetOverrides()
     training: Training = Training()
+    recipe: Recipe | None = None
     threads: int = Field(default=1, ge=1)
     calibration_images: int = Field(default=512, ge=300)
     check_images: int = Field(default=512, ge=256)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal, cast
 
 import torch
@@ -122,7 +124,8 @@ def trace(module: nn.Module, example: Tensor, *, dynamic_batch: bool = False) ->
     """
     shapes = ({0: Dim("batch", min=1)},) if dynamic_batch else None
     try:
-        program = torch.export.export(module, (example,), dynamic_shapes=shapes, strict=False)
+        with _quiet():
+            program = torch.export.export(module, (example,), dynamic_shapes=shapes, strict=False)
     except Exception as error:  # torch.export raises a dozen kinds; each means that this model cannot be exported
         first = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise InputError(
@@ -137,6 +140,17 @@ def trace(module: nn.Module, example: Tensor, *, dynamic_batch: bool = False) ->
     _drop_batch_counters(graph)
     simplify(graph)
     return graph
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """torch logs the traceback of what it also raises: 40 lines on a user's terminal for a batch that is not free."""
+    previous = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.disable(previous)
 
 
 def _make_functional(graph: fx.GraphModule) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -49,17 +50,17 @@ def open_session(artifact: Artifact, *, threads: int, options: Mapping[str, Any]
     if precision not in _PRECISIONS:
         fix = did_you_mean(precision, _PRECISIONS)
         raise InputError(f"unknown inference_precision '{precision}'", where="target 'openvino'", fix=fix)
-    return OpenVINOSession(artifact, _compile(artifact.path, threads=threads, precision=precision))
+    return OpenVINOSession(artifact, *compile_model(artifact.path, threads=threads, precision=precision))
 
 
 class OpenVINOSession:
-    """`invoke` is one synchronous infer request with shared input and output memory."""
+    """`invoke` is one synchronous infer request with shared input and output memory. compile_ms: a part of loading."""
 
     executed: Executed = "runtime"
     note = ""
 
-    def __init__(self, artifact: Artifact, compiled: Any) -> None:
-        self._path, self._compiled = artifact.path, compiled
+    def __init__(self, artifact: Artifact, compiled: Any, compile_ms: float) -> None:
+        self._path, self._compiled, self.compile_ms = artifact.path, compiled, compile_ms
         self._request = compiled.create_infer_request()
         port = compiled.inputs[0]
         self._input = image_input(artifact).model_copy(update={"dtype": np.dtype(port.element_type.to_dtype()).name})
@@ -96,16 +97,22 @@ def _read(path: Path) -> Any:
         raise InputError(f"OpenVINO cannot read it ({_cause(error)})", where=path) from error
 
 
-def _compile(path: Path, *, threads: int, precision: str) -> Any:
+def compile_model(path: Path, *, threads: int, precision: str, counters: bool = False) -> tuple[Any, float]:
+    """The compiled model, and the ms that compiling took beside reading. counters: let it time every layer.
+
+    Raises: InputError: not an IR that OpenVINO can compile.
+    """
     import openvino
 
     settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
     # Without the hint a float model runs in bf16 on a CPU that has AVX512-BF16: neither parity nor a fair baseline.
     if precision != "default":
         settings["INFERENCE_PRECISION_HINT"] = precision
-    model = _read(path)
+    if counters:
+        settings["PERF_COUNT"] = True
+    model, core, start = _read(path), openvino.Core(), time.perf_counter()
     try:
-        return openvino.Core().compile_model(model, "CPU", settings)
+        return core.compile_model(model, "CPU", settings), 1e3 * (time.perf_counter() - start)
     except RuntimeError as error:
         raise InputError(f"OpenVINO cannot compile it ({_cause(error)})", where=path) from error
 
@@ -133,8 +140,7 @@ def op_report(artifact: Artifact) -> OpReport:
     says nothing, bf16 for float layers on CPUs that have it; `primitives`: the kernels of the compute operators.
     """
     layers = _layers(artifact.path, "f32")
-    compute = [_compute_op(layer) for layer in layers if layer.kind in _COMPUTE]
-    compute += _fused_attention(layers, artifact.path)
+    compute = _compute_ops(layers, artifact.path)
     return OpReport.of(
         Counter(layer.kind for layer in layers if layer.kind != "Const"),
         compute,
@@ -148,6 +154,15 @@ def op_report(artifact: Artifact) -> OpReport:
     )
 
 
+def compute_ops(path: Path, compiled: Any) -> list[ComputeOp]:
+    """Convolutions and products of a compiled model, by the names that its performance counters have too."""
+    return _compute_ops([_facts(layer) for layer in compiled.get_runtime_model().get_ordered_ops()], path)
+
+
+def _compute_ops(layers: list[_Layer], path: Path) -> list[ComputeOp]:
+    return [_compute_op(layer) for layer in layers if layer.kind in _COMPUTE] + _fused_attention(layers, path)
+
+
 class _Layer(NamedTuple):
     name: str
     kind: str
@@ -159,7 +174,7 @@ class _Layer(NamedTuple):
 
 
 def _layers(path: Path, precision: str) -> list[_Layer]:
-    compiled = _compile(path, threads=1, precision=precision)
+    compiled, _ = compile_model(path, threads=1, precision=precision)
     return [_facts(layer) for layer in compiled.get_runtime_model().get_ordered_ops()]
 
 

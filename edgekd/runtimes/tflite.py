@@ -152,7 +152,13 @@ def op_report(artifact: Artifact) -> OpReport:
 
 
 def _undelegated(path: Path) -> dict[str, int]:
-    """Operators that XNNPACK leaves to LiteRT's own kernels: those that no delegate's outputs are made of."""
+    """Operators that XNNPACK leaves to LiteRT's own kernels."""
+    own, taken = _delegated(path)
+    return dict(Counter(op["op_name"] for op in own if op["index"] not in taken))
+
+
+def _delegated(path: Path) -> tuple[list[Mapping[str, Any]], set[int]]:
+    """The file's operators, and the indices of those that XNNPACK takes: all that a delegate's outputs are made of."""
     operations = _interpreter(path, threads=1, xnnpack=True)._get_ops_details()
     own = [op for op in operations if op["op_name"] != "DELEGATE"]
     producers = {int(output): op for op in own for output in op["outputs"]}
@@ -160,7 +166,23 @@ def _undelegated(path: Path) -> dict[str, int]:
     for delegate in operations:
         if delegate["op_name"] == "DELEGATE":
             taken |= _between(delegate, producers)
-    return dict(Counter(op["op_name"] for op in own if op["index"] not in taken))
+    return own, taken
+
+
+def placed_ops(artifact: Artifact) -> list[tuple[str, str, int, bool]]:
+    """(name, type, multiply-adds, whether XNNPACK takes it) of every operator of the file, in its order."""
+    interpreter = _interpreter(artifact.path, threads=1, xnnpack=False)
+    tensors = {details["index"]: details for details in interpreter.get_tensor_details()}
+    _, taken = _delegated(artifact.path)
+    return [
+        (
+            _name(op, str(tensors[int(op["outputs"][0])]["name"])),
+            op["op_name"],
+            _compute_op(op, tensors).macs if op["op_name"] in _COMPUTE else 0,
+            op["index"] in taken,
+        )
+        for op in interpreter._get_ops_details()
+    ]
 
 
 def _between(delegate: Mapping[str, Any], producers: Mapping[int, Mapping[str, Any]]) -> set[int]:

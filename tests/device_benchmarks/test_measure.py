@@ -88,7 +88,9 @@ def test_the_same_seed_gives_the_same_session() -> None:
 def test_blocks_of_all_contenders_interleave_in_every_round() -> None:
     recorder = Recorder()
     measure_all([replayed("a", 1.0), replayed("b", 1.0)], mode=BRIEF, place=ThisHost(recorder))
-    rounds = [recorder.blocks[i : i + 4] for i in range(0, len(recorder.blocks), 4)]
+    timed, apart = recorder.blocks[:-2], recorder.blocks[-2:]
+    assert apart == ["a", "b"], "memory is read in a run of its own, after all timing"
+    rounds = [timed[i : i + 4] for i in range(0, len(timed), 4)]
     assert len(rounds) == 6
     assert all(r in (["a", "b", "b", "a"], ["b", "a", "a", "b"]) for r in rounds)
 
@@ -96,7 +98,8 @@ def test_blocks_of_all_contenders_interleave_in_every_round() -> None:
 def test_each_of_several_processes_is_fresh_and_closed() -> None:
     recorder = Recorder()
     found = measure_all([replayed("a", 1.0)], processes=3, place=ThisHost(recorder))
-    assert recorder.closed == ["a"] * 3
+    assert recorder.closed == ["a"] * 4, "three that time, and one for memory"
+    assert found.measurement("a").cold_starts == 4
     assert len(found.measurement("a").processes) == 3
     assert {block.process for block in found.measurement("a").blocks} == {0, 1, 2}
 
@@ -169,6 +172,11 @@ def test_a_real_session_tells_where_its_figures_come_from(onnx_artifact: Artifac
     assert 0 < row.min_ms <= row.ci_lo_ms <= row.p50_ms <= row.ci_hi_ms
     assert row.load_ms > 0
     assert (row.peak_rss_mib or 0) > 1
+    assert row.separate_run is not None
+    assert row.peak_rss_mib == row.separate_run.peak_rss_mib
+    assert row.cold_starts == 3
+    assert row.compile_ms is None, "ONNX Runtime does not tell it apart"
+    assert (row.energy_mj is None) == ("RAPL, " not in row.energy_note)
     assert row.provenance.artifact_sha256 == onnx_artifact.sha256
     assert row.provenance.command == "edgekd profile tiny.onnx"
     assert ratio is not None
@@ -269,3 +277,33 @@ def test_emulated_times_are_labelled_compared_with_nothing_and_refused_as_a_late
     document = {"set": found.model_dump(mode="json")}
     with pytest.raises(CheckError, match="emulated times are no latency"):
         list(measurements(document, {"artifacts": []}, on_device=True))
+
+
+@dataclass
+class FailsApart:
+    """A place that is lost once the timing is done."""
+
+    processes: int
+    launched: int = 0
+    name: str = "far"
+
+    def launch(self, contender: Contender, threads: int, process: int, /) -> Runner:
+        self.launched += 1
+        if self.launched > self.processes:
+            raise DeviceLostError("the connection broke", where=self.name)
+        return launch(contender, threads, process)
+
+    def state(self) -> HostState:
+        return host_state()
+
+    def recover(self, error: DeviceLostError, /) -> None:
+        raise error
+
+
+def test_a_device_lost_before_the_separate_run_costs_that_run_alone() -> None:
+    found = measure_all([replayed("a", 1.0)], mode=BRIEF, place=FailsApart(processes=2))
+    row = found.measurement("a")
+    assert (row.separate_run, row.peak_rss_mib, row.cold_starts) == (None, 1.0, 2)
+    assert found.partial is None
+    assert "memory is that of the timed processes" in found.interruptions[0]
+    assert row.energy_note.startswith("not measured")

@@ -6,6 +6,7 @@ The model has no batch norm with --plain, since batch statistics differ between 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -15,7 +16,21 @@ from torch import Tensor, nn
 
 from edgekd.data.dataset import Dataset, TensorSplit
 from edgekd.data.preprocessing import Preprocessing
-from edgekd.distill import CrossEntropy, Hint, Progress, SoftTarget, Stage, Term, Training, run_stage
+from edgekd.distill import (
+    CrossEntropy,
+    Discriminator,
+    Hint,
+    MeanTeacher,
+    Pass,
+    Pool,
+    Progress,
+    SoftTarget,
+    Stage,
+    TemporalEnsemble,
+    Term,
+    Training,
+    run_stage,
+)
 from edgekd.distill.losses import make_loss
 
 
@@ -41,6 +56,23 @@ def split(n: int, seed: int) -> TensorSplit:
     return TensorSplit((noise + 50 * labels.view(-1, 1, 1, 1)).to(torch.uint8), labels)
 
 
+def with_players(stage: Stage, second: nn.Module) -> Stage:
+    """The stage with everything that has a state of its own, mixed images and accumulated gradients."""
+    judge = Discriminator(hidden=8)
+    sources = {
+        **stage.sources,
+        "pool": Pool({"first": stage.sources["teacher"], "second": second}, weighting="labels"),
+        "average": MeanTeacher(stage.students["student"], decay=0.95),
+        "past": TemporalEnsemble(stage.dataset),
+    }
+    terms = [Term(SoftTarget(), source=name, name=name) for name in ("pool", "average", "past")]
+    terms.append(Term(Pass(judge, student_tap="features", teacher_tap="features"), 0.1, source="teacher"))
+    training = dataclasses.replace(stage.training, ema_decay=0.9, mixup=0.2, cutmix=1.0, accumulate=2)
+    return dataclasses.replace(
+        stage, sources=sources, terms=[*stage.terms, *terms], players={"judge": judge}, training=training
+    )
+
+
 def main() -> None:
     """Train, print one line per step, write the weights and the history."""
     parser = argparse.ArgumentParser()
@@ -48,6 +80,7 @@ def main() -> None:
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--plain", action="store_true")
     parser.add_argument("--method", action="append", default=[], help="a further loss between the features")
+    parser.add_argument("--players", action="store_true", help="sources and players that remember; averaged weights")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -73,6 +106,8 @@ def main() -> None:
         checkpoint_every_s=0,
     )
     stage = Stage("distil", dataset, {"student": student}, terms, {"teacher": teacher}, training)
+    if arguments.players:
+        stage = with_players(stage, Net(8, plain=arguments.plain))
 
     def tell(progress: Progress) -> None:
         print(progress.step, flush=True)

@@ -235,6 +235,13 @@ def test_fp16_compute_is_allowed_more_noise_than_fp16_weights():
     assert bars_for("fp32").snr_db == 60
 
 
+def test_a_missed_agreement_with_a_good_signal_is_told_from_a_broken_layer():
+    near_ties = report_of("int8", 36.0).model_copy(update={"top1_agreement": 0.97})
+    assert near_ties.under_parity
+    assert near_ties.holds_signal
+    assert not report_of("int8", 29.0).holds_signal
+
+
 def test_int8_is_judged_by_multiply_adds_and_names_what_is_float():
     nearly = OpReport(ops={}, compute_ops=2, int8_compute_ops=1, macs=1000, int8_macs=951, float_linears=("Gemm h",))
     assert why_not_int8(nearly) is None

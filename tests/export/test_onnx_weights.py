@@ -1,4 +1,4 @@
-"""int8 weights in ONNX: products get them with nearly the same numbers, a convolutional net is refused with the reason."""
+"""int8 weights in ONNX: products get them with nearly the same numbers, a convolutional net is refused."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import nn
 from edgekd.errors import EdgekdError
 from edgekd.export import ExportRequest, export_one
 from edgekd.quant import export_float, save_program
-from edgekd.runtimes import logits, open_session, op_report
+from edgekd.runtimes import logits, op_report, open_session
 
 SHAPE = (3, 8, 8)
 

@@ -115,3 +115,10 @@ def test_asking_for_a_unit_or_runtime_that_is_not_there_names_those_that_are() -
         nano.unit("npu")
     with pytest.raises(InputError, match="no runtime 'coreml'; it has: tensorrt, onnxruntime, tflite"):
         nano.runtime("coreml")
+
+
+def test_int8_weights_are_legal_exactly_where_float_is() -> None:
+    nano = load_profile("jetson-nano").primary
+    assert nano.takes("w8")
+    assert not nano.takes("int8")
+    assert not nano.model_copy(update={"precisions": ("int8",)}).takes("w8")

@@ -27,5 +27,6 @@ class CrossEntropy(Loss):
         self.label_smoothing = label_smoothing
 
     def forward(self, student: Signals, teacher: Signals, batch: Batch) -> Tensor:
-        """Shapes: logits (batch, classes), labels (batch,) -> ()."""
-        return functional.cross_entropy(student.logits, batch.labels, label_smoothing=self.label_smoothing)
+        """Shapes: logits (batch, classes), labels (batch,), or targets (batch, classes) of mixed images -> ()."""
+        truth = batch.labels if batch.targets is None else batch.targets.to(student.logits.dtype)
+        return functional.cross_entropy(student.logits, truth, label_smoothing=self.label_smoothing)

@@ -9,6 +9,7 @@ from typing import Any
 from edgekd.distill.losses.activation_boundaries import ActivationBoundaries
 from edgekd.distill.losses.attention_maps import AttentionMaps
 from edgekd.distill.losses.attention_transfer import AttentionTransfer
+from edgekd.distill.losses.byot import BYOT
 from edgekd.distill.losses.cat_kd import CATKD
 from edgekd.distill.losses.cc import CorrelationCongruence
 from edgekd.distill.losses.crd import CRD
@@ -50,7 +51,7 @@ _RESPONSE: tuple[type[Loss], ...] = (
 )
 _FEATURE: tuple[type[Loss], ...] = (
     *(Hint, AttentionTransfer, NST, FSP, VID, FactorTransfer, ActivationBoundaries, OFD, ReviewKD, SimKD, SRRL, CATKD),
-    *(PKT, MGD, CWD, AttentionMaps, ViTKD),
+    *(PKT, MGD, CWD, AttentionMaps, ViTKD, BYOT),
 )
 _RELATION: tuple[type[Loss], ...] = (
     *(RKDDistance, RKDAngle, SimilarityPreserving, CorrelationCongruence, ICKD),

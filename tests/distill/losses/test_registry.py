@@ -15,7 +15,7 @@ TAPS = {"student_tap": "s", "teacher_tap": "t"}
 
 
 def test_every_loss_is_known_by_its_own_name_and_says_where_it_comes_from() -> None:
-    assert len(LOSSES) == 39
+    assert len(LOSSES) == 40
     for name, loss in LOSSES.items():
         assert loss.name == name
         assert loss.published_weight > 0
@@ -90,6 +90,7 @@ OUT_OF_RANGE: list[tuple[str, dict[str, Any], str]] = [
     ("crd", {**TAPS, "bank": -1}, "bank must not be negative"),
     ("crd_memory", {**TAPS, "negatives": 0}, "negatives must be positive"),
     ("crd_memory", {**TAPS, "momentum": 1.5}, r"momentum must be in \[0, 1\]"),
+    ("byot", {"student_tap": ["a", "b"], "alpha": 2.0}, r"alpha must be in \[0, 1\]"),
     ("wcord_local", {**TAPS, "epsilon": 0.0}, "epsilon must be positive"),
 ]
 

@@ -46,6 +46,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "logit_standardisation": {"inner": {"method": "dkd"}},
     "srrl": {"student_tap": "fc@in", "teacher_tap": "fc@in"},
     "simkd": {"student_tap": "projector", "teacher_tap": "stages.1"},
+    "byot": {"student_tap": ["stages.0", "stages.1"]},
     "attention_maps": {"student_tap": "attention", "teacher_tap": "attention"},
 }
 

@@ -1,0 +1,125 @@
+"""`edgekd distill --recipe` and `edgekd recipes`, from the command line to the trained student."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from edgekd import cli
+from edgekd.data import Dataset
+from edgekd.errors import InputError
+from edgekd.pipeline import api
+from edgekd.pipeline.events import Silent
+from edgekd.pipeline.settings import Settings
+from edgekd.recipes import load_recipe, parse_recipe, recipe_names
+from edgekd.teachers import save_teacher
+from edgekd.teachers.wide_resnet import WideResNet
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory, tiny_dataset: Dataset) -> dict[str, Any]:
+    """Settings of a small run: an .npz, two untrained teachers of the right classes."""
+    folder = tmp_path_factory.mktemp("inputs")
+    splits = {"train": tiny_dataset.train, "test": tiny_dataset.test}
+    arrays = {f"x_{name}": split.images(range(len(split))).numpy() for name, split in splits.items()}
+    np.savez(folder / "tiny.npz", **arrays, **{f"y_{name}": split.labels.numpy() for name, split in splits.items()})
+    facts = {"architecture": "edgekd:wrn10-1", "num_classes": 10, "in_channels": 1, "image_size": 28}
+    pre = tiny_dataset.preprocessing
+    for seed, name in enumerate(("one", "two")):
+        torch.manual_seed(seed)
+        model = WideResNet(10, 1, in_channels=1).eval()
+        save_teacher(model, folder / f"{name}.safetensors", {**facts, "mean": list(pre.mean), "std": list(pre.std)})
+    return {
+        "profile": "jetson-nano",
+        "data": str(folder / "tiny.npz"),
+        "teacher": str(folder / "one.safetensors"),
+        "targets": ("null",),
+        "training": {"epochs": 1, "batch_size": 108},
+    }
+
+
+class Stopping(Silent):
+    """Stops a run once its student is taught: the rest is the same for every recipe."""
+
+    def stage(self, number: int, total: int, title: str) -> None:
+        if title.startswith("quantise"):
+            raise KeyboardInterrupt
+
+
+def taught(settings: Settings, out: Path, *, resume: bool = False) -> dict[str, Any]:
+    with pytest.raises(KeyboardInterrupt):
+        api.distill(settings, out=out, resume=resume, events=Stopping())
+    assert (out / "student.safetensors").is_file()
+    document: dict[str, Any] = json.loads((out / "distil.json").read_text())
+    return document
+
+
+@pytest.mark.slow
+def test_a_run_is_taught_by_a_shipped_recipe(inputs: dict[str, Any], tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    settings = Settings(**inputs, recipe=load_recipe("mutual-learning"))
+    found = taught(settings, out)
+    assert (
+        found["notes"][0]
+        == "recipe: Deep mutual learning of three peers; no teacher (Zhang et al. 2018, arXiv 1706.00384)"
+    )
+    assert "soft_target_kl: peer-2 <- student" in found["trainings"][0]["epochs"][0]["losses"]
+    plan = json.loads((out / "plan.json").read_text())
+    assert any("recipe 'Deep mutual learning" in reason for reason in plan["plan"]["reasons"])
+    assert taught(settings, out, resume=True) == found, "the recipe is kept whole in run.json"
+
+
+@pytest.mark.slow
+def test_a_recipe_of_ones_own_names_a_second_teacher_and_has_two_stages(inputs: dict[str, Any], tmp_path: Path) -> None:
+    second = Path(inputs["teacher"]).with_name("two.safetensors")
+    text = f"""
+title = "Mine"
+source = "a test"
+teachers.second = {{ model = "{second}" }}
+[[stages]]
+name = "first"
+terms = [{{ method = "cross_entropy" }}]
+[[stages]]
+students.student = {{ from_stage = "first" }}
+sources.second = {{ kind = "teacher", teacher = "second" }}
+sources.pool = {{ kind = "pool", members = ["teacher", "second"], weighting = "labels" }}
+sources.kept = {{ kind = "cached", of = "teacher" }}
+training.views = 2
+terms = [{{ method = "soft_target_kl", source = "pool" }}, {{ method = "dkd", source = "kept" }}]
+"""
+    settings = Settings(**inputs, recipe=parse_recipe(text, where="mine.toml"))
+    found = taught(settings, tmp_path / "run")
+    assert [training["name"] for training in found["earlier"]] == ["distil-first"]
+    losses = found["trainings"][0]["epochs"][0]["losses"]
+    assert set(losses) == {"soft_target_kl: student <- pool", "dkd: student <- kept"}
+    assert list((Path(os.environ["EDGEKD_CACHE"]) / "teachers").glob("*/values.f16"))
+    other = Settings(**inputs, recipe=parse_recipe(text.replace("labels", "mean"), where="mine.toml"))
+    with pytest.raises(InputError, match="was started with recipe="):
+        api.distill(other, out=tmp_path / "run", resume=True)
+
+
+def test_recipes_are_listed_shown_and_checked(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert cli.run(["recipes", "list", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert [line["name"] for line in listed] == recipe_names()
+    for name in recipe_names():
+        assert cli.run(["recipes", "show", name]) == 0
+        text = capsys.readouterr().out
+        assert "stage '" in text
+        assert "term " in text
+    assert cli.run(["recipes", "show", "dkd", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["stages"][0]["terms"][1]["options"]["beta"] == 8.0
+    assert cli.run(["recipes", "check", "crd"]) == 0
+    assert "valid recipe" in capsys.readouterr().out
+    wrong = tmp_path / "wrong.toml"
+    wrong.write_text('title = "t"\nsource = "s"\n[[stages]]\nterms = [{ method = "crdd" }]\n')
+    assert cli.run(["recipes", "check", str(wrong)]) == 2
+    assert "unknown method 'crdd'; did you mean 'crd'" in capsys.readouterr().err
+    assert cli.run(["distill", "--profile", "jetson-nano", "--recipe", "dkdd"]) == 2
+    assert "no recipe 'dkdd'; did you mean 'dkd'" in capsys.readouterr().err
