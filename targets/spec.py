@@ -23,6 +23,7 @@ class QuantSpec(Frozen):
     observer: which range of what calibration saw becomes the grid: all of it, all but the tails, or the one with the
     least expected error of each tensor ("mse"). "auto" takes whichever of the three keeps the network's outputs best,
     and always the whole range of the outputs themselves. percentile: share (%) that "percentile" keeps on either side.
+    rounding: weights to the "nearest" codes, or to those that keep the layer's "output" closest (PTQ; Frantar 2022).
     bias_correction: PTQ moves each bias by the mean error of its channel (Nagel et al. 2019, section 4.2).
     float_layers: paths as `named_modules()` gives them; a path stands for everything under it. float_kinds: operators
     that stay float wherever they are. split_gates: hardswish and silu as a product with a gate on a fixed grid, which
@@ -37,6 +38,7 @@ class QuantSpec(Frozen):
     eps: float = 2**-16
     observer: Observer = "auto"
     percentile: float = Field(default=99.99, gt=50, le=100)
+    rounding: Literal["nearest", "output"] = "output"
     bias_correction: bool = True
     float_layers: tuple[str, ...] = ()
     float_kinds: tuple[OpKind, ...] = ("softmax", "layer_norm")

@@ -18,6 +18,7 @@ from edgekd.quant.fast_patterns import fast_patterns
 from edgekd.quant.graph import Outputs, finish, fold_batch_norms, keep_first_output
 from edgekd.quant.lone_norms import norms_to_int8_convolutions
 from edgekd.quant.qat import QatModel, show_hidden
+from edgekd.quant.rounding import round_to_outputs, store_rounded
 from edgekd.targets.spec import QuantSpec
 
 
@@ -42,7 +43,7 @@ def ptq(
     quantise_output: bool = True,
     outputs: Outputs = "first",
 ) -> ExportedProgram:
-    """The int8 program of a float model: grids from calibration batches, biases corrected, nothing trained.
+    """The int8 program of a float model: grids from calibration batches, weights rounded and biases corrected by them.
 
     batches: normalised images (batch, channels, height, width) from the TRAINING split. The model is not changed; the
     calibration runs on its device. outputs: "all" keeps every output of the model under its name.
@@ -50,11 +51,14 @@ def ptq(
         cannot be traced.
     """
     observed = calibrated(model, batches, spec, quantise_output=quantise_output, outputs=outputs)
+    if spec.rounding == "output":
+        round_to_outputs(observed)
     if spec.observer == "auto":
         settle_best(observed, corrected=spec.bias_correction)
     with torch.no_grad():
         if spec.bias_correction:
             correct_biases(observed)
+        store_rounded(observed.graph)
         return _to_int8(observed.graph.cpu(), torch.zeros(1, *observed.image_shape))
 
 

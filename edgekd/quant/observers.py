@@ -87,6 +87,7 @@ class PerChannelWeightObserver(ObserverBase):  # type: ignore[misc]  # torchao s
         self.eps: float = settings["eps"]
         self.clips: bool = settings["clips"]
         self.scale = torch.ones(1)
+        self.chosen: Tensor | None = None  # the weight on its grid, where not the nearest codes were chosen
 
     def forward(self, weight: Tensor) -> Tensor:
         """The weight itself, or on its grid in mode "quantise"."""
@@ -99,6 +100,8 @@ class PerChannelWeightObserver(ObserverBase):  # type: ignore[misc]  # torchao s
 
     def rounded(self, weight: Tensor) -> Tensor:
         """The weight on its grid, whatever the mode."""
+        if self.chosen is not None:
+            return self.chosen
         points = torch.zeros_like(self.scale, dtype=torch.int32)
         limits = (self.quant_min, self.quant_max)
         return torch.fake_quantize_per_channel_affine(weight, self.scale, points, self.ch_axis, *limits)
