@@ -12,6 +12,7 @@ from torch.export import ExportedProgram
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
 
 from edgekd.quant.bias_correction import correct_biases
+from edgekd.quant.bias_grid import biases_on_grid
 from edgekd.quant.calibration import calibrated
 from edgekd.quant.choosing import settle_best
 from edgekd.quant.fast_patterns import fast_patterns
@@ -68,4 +69,5 @@ def _to_int8(graph: fx.GraphModule, example: Tensor) -> ExportedProgram:
     show_hidden(converted)
     fold_batch_norms(converted)
     norms_to_int8_convolutions(converted)
+    biases_on_grid(converted)
     return finish(converted, example)
