@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict
 
 # w8: int8 weights and float activations, which some runtimes quantise on the fly.
 Precision = Literal["fp32", "fp16", "int8", "w8"]
+# What a device is said to take, and what a run can be planned for.
+DevicePrecision = Literal["fp32", "fp16", "int8"]
 # ANY: an output that is not [batch, classes]; its axes are in the program's order.
 Layout = Literal["NCHW", "NHWC", "NC", "ANY"]
 # pixels: raw 0..255, the artifact normalises them itself.

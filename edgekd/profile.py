@@ -16,7 +16,7 @@ from typing import Any, Literal, cast, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
-from edgekd.artifact import Frozen, Precision
+from edgekd.artifact import DevicePrecision, Frozen, Precision
 from edgekd.errors import InputError, did_you_mean
 
 Confidence = Literal["measured", "vendor", "derived", "recalled"]
@@ -67,7 +67,7 @@ class RuntimeSupport(Table):
     target: str
     version: str
     unit: Literal["cpu", "gpu", "npu"]
-    precisions: tuple[Precision, ...] = Field(min_length=1)
+    precisions: tuple[DevicePrecision, ...] = Field(min_length=1)
     onnx_opset_max: int | None = Field(default=None, ge=7, le=30)
     onnx_ir_version_max: int | None = Field(default=None, ge=3, le=20)
     deployment_target: str | None = None
@@ -91,7 +91,7 @@ class RuntimeSupport(Table):
 class Quantisation(Table):
     """Whether int8 pays on this device and what it must look like; `why` is shown to the user."""
 
-    preferred_precision: Precision
+    preferred_precision: DevicePrecision
     scheme: Literal["affine", "symmetric"] | None = None
     weight_bits: Literal[7, 8] = 8
     why: str = Field(min_length=1)

@@ -11,6 +11,7 @@ from edgekd.commands import console, export_options
 from edgekd.commands.export_options import (
     Calibration,
     CheckImages,
+    Explain,
     Fix,
     FloatLayers,
     Fold,
@@ -49,6 +50,7 @@ def export(  # noqa: PLR0913 - a command's options are its parameters
     max_loss_points: MaxLoss = 1.0,
     fix: Fix = False,
     measure: Measure = True,
+    explain: Explain = True,
     io: Io = "auto",
     input_layout: InputLayout = None,
     fold_preprocessing: Fold = False,

@@ -30,6 +30,9 @@ FloatLayers = Annotated[
 ]
 Fix = Annotated[bool, typer.Option("--fix", help="Where a bar is missed: keep the layers that cause it in float.")]
 Measure = Annotated[bool, typer.Option("--measure/--no-measure", help="Time every artifact on this host.")]
+Explain = Annotated[
+    bool, typer.Option("--explain/--no-explain", help="Where a bar is missed: find the layers. Takes minutes.")
+]
 Io = Annotated[str, typer.Option("--io", help="Dtype of input and output: auto, float32, int8 or uint8.")]
 InputLayout = Annotated[str | None, typer.Option("--input-layout", help="NCHW or NHWC. Default: the target's own.")]
 Fold = Annotated[bool, typer.Option("--fold-preprocessing", help="Artifacts take pixels and normalise them.")]
@@ -120,6 +123,7 @@ def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:
 
 _AS_THEY_ARE = (
     *("model", "weights", "data", "image_size", "profile", "calibration_images", "observer", "fix", "measure"),
+    "explain",
     *("input_layout", "fold_preprocessing", "jobs", "seed", "skip_bad", "max_loss_points", "test_images"),
     "check_images",
 )

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from edgekd.artifact import Frozen
+from edgekd.artifact import DevicePrecision, Frozen
 from edgekd.recipes.schema import Recipe
 
 
@@ -44,7 +44,7 @@ class Settings(Frozen):
     weights: str | None = None
     data: str | None = None
     targets: tuple[str, ...] = ()
-    precision: Literal["fp32", "fp16", "int8"] | None = None
+    precision: DevicePrecision | None = None
     image_size: int | None = Field(default=None, ge=8, le=1024)
     seed: int = Field(default=0, ge=0)
     skip_bad: bool = False

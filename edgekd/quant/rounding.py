@@ -67,14 +67,17 @@ class _Inputs:
         settings: list[Any] = [*node.args[3:], *([1, 1], [0, 0], [1, 1], 1)[len(node.args[3:]) :]]
         self.stride, self.padding, self.dilation, self.groups = settings
         self.width = math.prod(weight.shape[1:])
-        self.square = weight.new_zeros(self.groups, self.width, self.width, dtype=torch.float32)
-        self.total = weight.new_zeros(self.groups, self.width)
+        self.square = weight.new_zeros(self.groups, self.width, self.width, dtype=torch.float64)
+        self.total = weight.new_zeros(self.groups, self.width, dtype=torch.float64)
+        self.origin: Tensor | None = None  # near the mean: a variance is no difference of two large numbers then
         self.count = 0
 
     def add(self, x: Tensor, batches: int, generator: torch.Generator) -> None:
         """Look at random places of one of so many batches."""
         samples = max(1, min(max(SAMPLES_PER_WEIGHT * self.width, FEWEST), MOST) // batches)
         patches = self._rows(x, samples, generator) if self.weight.ndim == 2 else self._patches(x, samples, generator)
+        self.origin = patches.mean(0) if self.origin is None else self.origin
+        patches = patches - self.origin
         self.square += torch.einsum("ngi,ngj->gij", patches, patches)
         self.total += patches.sum(0)
         self.count += len(patches)
@@ -114,7 +117,7 @@ class _Inputs:
         mean = self.total / max(self.count, 1)
         moments = self.square / max(self.count, 1) - mean[:, :, None] * mean[:, None, :]
         alone = torch.diag_embed(torch.diagonal(moments, dim1=1, dim2=2))
-        return torch.lerp(moments, alone, self.width / (self.width + self.count))
+        return torch.lerp(moments, alone, self.width / (self.width + self.count)).float()
 
 
 def _collect(observed: Calibrated, layers: dict[fx.Node, _Inputs]) -> None:
@@ -135,10 +138,9 @@ def _compensated(rows: Tensor, scale: Tensor, moments: Tensor, limit: int) -> Te
     """Round column after column (groups, rows, weights) and spread each error over the columns still to come."""
     left = rows.clone()
     result = torch.zeros_like(rows)
-    diagonal = torch.diagonal(moments, dim1=1, dim2=2)
-    damping = DAMPING * diagonal.mean(1, keepdim=True) + 1e-12
-    stiff = moments + torch.diag_embed(damping.expand_as(diagonal))
-    inverse = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(stiff.double())), upper=True).float()
+    inverse = _inverse(moments)
+    if inverse is None:
+        return torch.round(rows / scale[..., None]).clamp(-limit, limit) * scale[..., None]
     for start in range(0, rows.shape[2], BLOCK):
         stop = min(start + BLOCK, rows.shape[2])
         errors = torch.zeros_like(rows[:, :, start:stop])
@@ -150,6 +152,19 @@ def _compensated(rows: Tensor, scale: Tensor, moments: Tensor, limit: int) -> Te
             errors[:, :, column - start] = error
         left[:, :, stop:] -= errors @ inverse[:, start:stop, stop:]
     return result
+
+
+def _inverse(moments: Tensor) -> Tensor | None:
+    """Upper Cholesky factor of the inverse, damped as much as it takes; None where nothing varies or nothing helps."""
+    diagonal = torch.diagonal(moments, dim1=1, dim2=2).double()
+    for damping in (DAMPING, 10 * DAMPING, 100 * DAMPING):
+        added = (damping * diagonal.mean(1, keepdim=True)).clamp(min=1e-12).expand_as(diagonal)
+        lower, wrong = torch.linalg.cholesky_ex(moments.double() + torch.diag_embed(added))
+        if not wrong.any():
+            upper, wrong = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
+            if not wrong.any():
+                return upper.float()
+    return None
 
 
 def _output_error(errors: Tensor, moments: Tensor) -> Tensor:

@@ -23,7 +23,8 @@ class ModelExportSettings(Frozen):
     every one that is installed (the profile's, with a profile). precisions: with `auto`, all of them are tried and the
     fastest that keeps its accuracy is chosen per target.
     calibration_images: None takes 512, or all there are from 300 on; a number is taken as it is.
-    float_layers: paths of layers that stay float in int8. fix: apply what bisection and sensitivity propose.
+    explain: where a bar is missed, look for the layers. float_layers: paths of layers that stay float in int8. fix:
+    apply what bisection and sensitivity propose.
     test_images, check_images: of the accuracy and of the parity figures. jobs: conversions at a time, None for as many
     as cores and memory allow.
     """
@@ -44,6 +45,7 @@ class ModelExportSettings(Frozen):
     float_layers: tuple[str, ...] = ()
     fix: bool = False
     measure: bool = True
+    explain: bool = True
     io_dtype: IoDtype = "auto"
     input_layout: Layout | None = None
     fold_preprocessing: bool = False

@@ -114,10 +114,12 @@ def _export(work: Work) -> ExportDocument:
         with _timed(work.seconds, "measure"):
             events.stage(5, STEPS, "measure on this host")
             timing = measure(work, work.candidates)
-    with _timed(work.seconds, "explain"):
-        events.stage(6, STEPS, "explain what is under a bar")
-        diagnoses, more = prove(work)
-    timing = Timing(latencies={**more.latencies, **timing.latencies})
+    diagnoses: list[Diagnosis] = []
+    if settings.explain or settings.fix:
+        with _timed(work.seconds, "explain"):
+            events.stage(6, STEPS, "explain what is under a bar")
+            diagnoses, more = prove(work)
+        timing = Timing(latencies={**more.latencies, **timing.latencies})
     choices = choose(work.candidates, timing.latencies, max_loss_points=settings.max_loss_points)
     return document_of(work, timing, choices if settings.auto else (), diagnoses)
 
