@@ -163,7 +163,8 @@ def _inverse(moments: Tensor) -> Tensor | None:
         if not wrong.any():
             upper, wrong = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
             if not wrong.any():
-                return upper.float()
+                factor: Tensor = upper.float()
+                return factor
     return None
 
 
