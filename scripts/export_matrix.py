@@ -54,7 +54,7 @@ def main() -> int:
     if options.command == "run":
         return max(run(model, options) for model in options.models)
     if options.command == "measure":
-        for path in sorted(options.folder.glob("*/export.json")):
+        for path in filter(finished, sorted(options.folder.glob("*/export.json"))):
             measure(path.parent)
         return 0
     print("\n".join(lines_of(options.folder)))
@@ -64,13 +64,18 @@ def main() -> int:
 def run(model: Path, options: argparse.Namespace) -> int:
     """One net; 0 when everything passed, 1 when the document says that something did not."""
     out = options.out / model.stem
-    if (out / "export.json").is_file():
+    if finished(out / "export.json"):
         return 0
     command = [sys.executable, "-m", "edgekd", "export", str(model), "--data", options.data, "--out", str(out)]
     with (options.out / f"{model.stem}.log").open("w") as log:
         code = subprocess.run([*command, *options.options.split()], stdout=log, stderr=log, check=False).returncode
     print(f"{model.stem}: exit {code}", flush=True)
     return code
+
+
+def finished(path: Path) -> bool:
+    """Whether an export ended and left its whole document."""
+    return path.is_file() and "rows" in json.loads(path.read_text(encoding="utf-8"))
 
 
 def measure(folder: Path) -> None:
@@ -101,7 +106,7 @@ def candidate_of(row: ExportRow, folder: Path) -> Candidate | None:
 def lines_of(folder: Path) -> list[str]:
     """The table, a row per net and runtime, and the reasons of what failed or was refused."""
     lines, reasons = [HEADER, "|" + "---|" * 12], []
-    for path in sorted(folder.glob("*/export.json")):
+    for path in filter(finished, sorted(folder.glob("*/export.json"))):
         document = json.loads(path.read_text(encoding="utf-8"))
         timed = path.with_name(LATENCY)
         later = json.loads(timed.read_text(encoding="utf-8")) if timed.is_file() else {}
