@@ -2,8 +2,8 @@
 
 A float bias in the program is rounded by each runtime on its own, which moves one code in a thousand by one step. Every
 quantiser behind turns a fraction of a step into whole ones, so that after ten layers the outputs are as far apart as
-quantisation itself is from float: 24 dB on mobilenet_v3_small between the program and any runtime. On the grid there
-is nothing left to round.
+quantisation itself is from float. On the grid nothing is left to round: parity of mobilenet_v3_small with its program
+rose from 24 to 39 dB in LiteRT and to 32 dB in ONNX Runtime; in OpenVINO and Core ML it stayed at 23.
 """
 
 from __future__ import annotations

@@ -108,7 +108,10 @@ class _Inputs:
         scale = self.observer.scale.reshape(self.groups, -1)
         limit = self.observer.quant_max
         nearest = torch.round(rows / scale[..., None]).clamp(-limit, limit) * scale[..., None]
-        chosen = _compensated(rows, scale, moments, limit)
+        inverse = _inverse(moments)
+        if inverse is None:
+            return nearest.reshape(self.weight.shape)
+        chosen = _compensated(rows, scale, inverse, limit)
         better = _output_error(chosen - rows, moments) < _output_error(nearest - rows, moments)
         return torch.where(better[..., None], chosen, nearest).reshape(self.weight.shape)
 
@@ -134,13 +137,13 @@ def _collect(observed: Calibrated, layers: dict[fx.Node, _Inputs]) -> None:
         Collect(observed.graph).run(batch.to(device))
 
 
-def _compensated(rows: Tensor, scale: Tensor, moments: Tensor, limit: int) -> Tensor:
-    """Round column after column (groups, rows, weights) and spread each error over the columns still to come."""
+def _compensated(rows: Tensor, scale: Tensor, inverse: Tensor, limit: int) -> Tensor:
+    """Round column after column (groups, rows, weights) and spread each error over the columns still to come.
+
+    inverse: upper Cholesky factor of the inverse covariance, see `_inverse`.
+    """
     left = rows.clone()
     result = torch.zeros_like(rows)
-    inverse = _inverse(moments)
-    if inverse is None:
-        return torch.round(rows / scale[..., None]).clamp(-limit, limit) * scale[..., None]
     for start in range(0, rows.shape[2], BLOCK):
         stop = min(start + BLOCK, rows.shape[2])
         errors = torch.zeros_like(rows[:, :, start:stop])
