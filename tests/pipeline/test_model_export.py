@@ -199,6 +199,13 @@ def test_json_is_the_only_thing_on_stdout_and_a_second_export_comes_from_the_cac
     assert [d.rows[0].cached for d in documents] == [False, True]
 
 
+def test_an_export_of_which_everything_is_refused_ends_with_1(export) -> None:
+    options = ("--target", "tensorrt", "--precision", "w8", "--no-measure", "--test-images", "64", "--json")
+    code, out, err = export("net.pt2", *options)
+    assert code == 1, err
+    assert "TensorRT takes fp32, fp16, int8, not w8" in ExportDocument.model_validate_json(out).rows[0].reason
+
+
 def test_a_table_fits_100_columns(exported: tuple[Path, ExportDocument, str]) -> None:
     from rich.console import Console
 

@@ -83,7 +83,9 @@ class ExportDocument(Frozen):
 
     @property
     def failed(self) -> bool:
-        """Whether something that was tried did not come out right; with `auto`, whether a target has no choice."""
+        """Whether something did not come out right, or all was refused; with `auto`, whether a target has no choice."""
+        if all(row.refused for row in self.rows):
+            return True
         if self.choices:
             targets = {row.target for row in self.rows if not row.refused}
             return any(choice.label == "" for choice in self.choices if choice.target in targets)
