@@ -6,6 +6,7 @@ How far off it is was checked against published measurements (scripts/check_roof
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from edgekd.artifact import Frozen, Precision
@@ -95,7 +96,9 @@ def kernel_seconds(kind: str, macs: int, moved_elements: int, *, unit: ComputeUn
     peak_gops, bytes_per_element = arithmetic(unit, precision)
     efficiency = unit.depthwise_efficiency if kind == "depthwise" else unit.efficiency
     compute_s = 2 * macs / (peak_gops * 1e9 * efficiency)
-    memory_s = moved_elements * bytes_per_element / (unit.dram_gb_per_s * 1e9)
+    # A unit whose bandwidth nobody states (a microcontroller's SRAM) is taken as bound by arithmetic.
+    bytes_per_s = unit.dram_gb_per_s * 1e9 if unit.dram_gb_per_s is not None else math.inf
+    memory_s = moved_elements * bytes_per_element / bytes_per_s
     return max(compute_s, memory_s) + unit.kernel_overhead_us * 1e-6
 
 
@@ -105,11 +108,15 @@ def arithmetic(unit: ComputeUnit, precision: Precision) -> tuple[float, int]:
     An fp16 file on a unit without fp16 arithmetic is unpacked once and runs in fp32. int8 without an int8 path is an
     error: some runtimes refuse it, the others emulate it slowly.
     """
-    runs: Precision = "fp32" if precision == "fp16" and unit.peak_fp16_gflops is None else precision
+    runs: Precision = "fp32" if precision == "fp16" and not unit.runs("fp16") else precision
     peak_gops = unit.peak_gops(runs)
     if peak_gops is None:
         have = ", ".join(p for p in BYTES_PER_ELEMENT if unit.peak_gops(p))
-        raise InputError(f"no {precision} path", where=f"unit '{unit.kind}' ({unit.name})", fix=f"it runs: {have}")
+        where = f"unit '{unit.kind}' ({unit.name})"
+        if unit.runs(runs):
+            what = f"nobody publishes its {runs} peak, which a roofline needs"
+            raise InputError(what, where=where, fix=f"measure, or take a precision with a known peak: {have or 'none'}")
+        raise InputError(f"no {precision} path", where=where, fix=f"it runs: {have}")
     return peak_gops, BYTES_PER_ELEMENT[runs]
 
 
