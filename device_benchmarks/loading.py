@@ -210,9 +210,9 @@ def _teacher(source: TeacherModule) -> tuple[nn.Module, tuple[int, ...]]:
 
 
 def _student(source: StudentModule) -> tuple[nn.Module, tuple[int, ...]]:
-    from edgekd.students import StudentSpec, build
+    from edgekd.students import build, parse_spec
 
-    spec = StudentSpec.model_validate(read_json(source.spec_file))
+    spec = parse_spec(read_json(source.spec_file))
     module: nn.Module = build(spec)
     _fill(module, _state_dict(source.weights) if source.weights else None, source.weights)
     return module, (1, spec.in_channels, spec.image_size, spec.image_size)

@@ -23,10 +23,12 @@ from edgekd.commands.run_options import (
     Seed,
     SizeBudget,
     SkipBad,
+    SpaceList,
     TargetList,
     Teacher,
     Threads,
     Weights,
+    ZooWeights,
 )
 
 
@@ -47,6 +49,8 @@ def distill(  # noqa: PLR0913 - a command's options are its parameters
     size_mib: SizeBudget = None,
     threads: Threads = 1,
     calibration_images: CalibrationImages = 512,
+    space: SpaceList = None,
+    zoo_weights: ZooWeights = None,
     seed: Seed = 0,
     skip_bad: SkipBad = False,
     baseline: Annotated[

@@ -78,7 +78,7 @@ def _student_of(folder: Path) -> tuple[nn.Module, tuple[int, ...]]:
     from pydantic import ValidationError
 
     from edgekd.files import read_json
-    from edgekd.students import StudentSpec, build
+    from edgekd.students import build, parse_spec
 
     file = folder / "student.json"
     if not file.is_file():
@@ -86,7 +86,7 @@ def _student_of(folder: Path) -> tuple[nn.Module, tuple[int, ...]]:
             "no student.json in this directory", where=folder, fix="give a directory that distill has made"
         )
     try:
-        spec = StudentSpec.model_validate(read_json(file))
+        spec = parse_spec(read_json(file))
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))

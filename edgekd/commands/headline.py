@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 from edgekd.commands import console
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from edgekd.pipeline.api_result import RunResult
     from edgekd.report.document import ArtifactRow, RunReport
 
@@ -100,6 +102,23 @@ def print_plan(document: dict[str, Any]) -> None:
     out = console.data()
     for line in [*lines(document["plan"]), *selection_lines(document["select"])]:
         out.print(escape(line), soft_wrap=True)
+    out.print(front_table(document["select"]["front"]))
+
+
+def front_table(front: list[dict[str, Any]]) -> Table:
+    """What a faster student would give up: at most ten points of the Pareto front, fastest first."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title="faster for less: no student found is both faster and larger, predicted", title_justify="left")
+    for column in ("latency p50, ms", "capacity", "M MACs", "k parameters"):
+        table.add_column(column, justify="right")
+    table.add_column("student")
+    shown = sorted({round(number * (len(front) - 1) / 9) for number in range(10)}) if front else []
+    for row in (front[number] for number in shown):
+        figures = (f"{row['latency_p50_ms']:.3g}", f"{row['score']:.2f}", f"{row['macs'] / 1e6:.2f}")
+        table.add_row(*figures, f"{row['parameters'] / 1e3:.0f}", escape(row["name"]))
+    return table
 
 
 def print_exports(result: RunResult) -> None:

@@ -18,9 +18,11 @@ from edgekd.commands.run_options import (
     Seed,
     SizeBudget,
     SkipBad,
+    SpaceList,
     TargetList,
     Teacher,
     Weights,
+    ZooWeights,
 )
 
 
@@ -36,6 +38,8 @@ def plan(  # noqa: PLR0913 - a command's options are its parameters
     latency_ms: LatencyBudget = None,
     memory_mib: MemoryBudget = None,
     size_mib: SizeBudget = None,
+    space: SpaceList = None,
+    zoo_weights: ZooWeights = None,
     seed: Seed = 0,
     skip_bad: SkipBad = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,

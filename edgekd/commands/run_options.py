@@ -61,6 +61,16 @@ RecipeOption = Annotated[
         "--recipe", help="How to teach: a name from `edgekd recipes list`, or a TOML file. Default: KD + hint."
     ),
 ]
+SpaceList = Annotated[
+    str | None,
+    typer.Option(
+        "--space",
+        help="Comma-separated: inverted-residual (default), gated, residual, hybrid, zoo, pruned (docs/students.md).",
+    ),
+]
+ZooWeights = Annotated[
+    str | None, typer.Option("--zoo-weights", help="Folder of checkpoints for --space zoo, named NETWORK.safetensors.")
+]
 SkipBad = Annotated[
     bool, typer.Option("--skip-bad", help="Skip unreadable images (they are counted) instead of stopping.")
 ]
@@ -81,6 +91,7 @@ def settings(options: Mapping[str, Any]) -> Settings:
     names = tuple(dict.fromkeys(get_target(n).name for n in (options["target"] or "").split(",") if n.strip()))
     recipe = options.get("recipe")
     document = {
+        **_student_options(options),
         "recipe": None if recipe is None else load_recipe(recipe),
         "profile": options["profile"],
         "teacher": options["teacher"],
@@ -110,10 +121,19 @@ def settings(options: Mapping[str, Any]) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         option = _OPTION.get(str(first["loc"][-1]), str(first["loc"][-1]).replace("_", "-"))
-        raise InputError(f"{first['input']!r}: {first['msg']}", where=f"--{option}") from error
+        said = first["msg"].removeprefix("Value error, ")
+        what = said if first["type"] == "value_error" else f"{first['input']!r}: {said}"
+        raise InputError(what, where=f"--{option}") from error
+
+
+def _student_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What is said about the student; absent options keep their defaults."""
+    spaces = tuple(name.strip() for name in (options.get("space") or "").split(",") if name.strip())
+    return {**({"spaces": spaces} if spaces else {}), "zoo_weights": options.get("zoo_weights")}
 
 
 _OPTION = {
+    "spaces": "space",
     "latency_p90_ms": "latency-ms",
     "peak_memory_mib": "memory-mib",
     "artifact_size_mib": "size-mib",

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from edgekd.pipeline import again, following, planning, record, run, selecting
+from edgekd.pipeline import again, choosing, following, planning, record, run, selecting
 from edgekd.pipeline.api_result import RunResult
 from edgekd.pipeline.context import context_of, load_inputs, plan_of
 from edgekd.pipeline.events import Events, Silent
@@ -67,7 +67,7 @@ def plan(settings: Settings) -> dict[str, Any]:
     """Plan and selection without a run directory; nothing is exported, trained or written."""
     inputs = load_inputs(settings)
     decided = plan_of(settings, inputs.profile, inputs.dataset, inputs.teacher)
-    selection = selecting.choose(inputs, decided)
+    selection = choosing.choose(inputs, decided)
     return {
         "plan": planning.document(inputs, decided),
         "select": selecting.document(inputs, decided, selection),

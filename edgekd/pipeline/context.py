@@ -19,7 +19,7 @@ from edgekd.pipeline.plan import Plan, make_plan
 from edgekd.pipeline.record import RunRecord
 from edgekd.pipeline.settings import Settings
 from edgekd.profile import HardwareProfile, load_profile
-from edgekd.students import StudentSpec, build
+from edgekd.students import AnySpec, build, parse_spec
 from edgekd.targets import load_targets
 from edgekd.teachers import Teacher, load_teacher
 
@@ -44,6 +44,8 @@ class Inputs:
     profile: HardwareProfile
     dataset: Dataset
     teacher: Teacher
+    seed: int = 0
+    zoo_weights: str | None = None
 
 
 @dataclass
@@ -60,6 +62,16 @@ class Context:
     def settings(self) -> Settings:
         """What the user asked for."""
         return self.record.settings
+
+    @property
+    def seed(self) -> int:
+        """Of everything random."""
+        return self.settings.seed
+
+    @property
+    def zoo_weights(self) -> str | None:
+        """The folder of checkpoints that zoo students start from."""
+        return self.settings.zoo_weights
 
     @property
     def folder(self) -> Path:
@@ -82,9 +94,9 @@ class Context:
         size = self.dataset.preprocessing.image_size
         return (self.dataset.preprocessing.channels, size, size)
 
-    def student_spec(self) -> StudentSpec:
+    def student_spec(self) -> AnySpec:
         """The selected architecture. Raises: InputError: the select stage has not run."""
-        return StudentSpec.model_validate(self.record.result("select")["spec"])
+        return parse_spec(self.record.result("select")["spec"])
 
     def student(self) -> nn.Module:
         """The trained float student in eval mode."""
@@ -103,7 +115,7 @@ def load_inputs(settings: Settings) -> Inputs:
     """Load what the settings name. Raises: InputError: some of it is missing or unusable, or does not fit together."""
     profile = load_profile(settings.profile)
     dataset = load_data(settings.data, image_size=settings.image_size, skip_bad=settings.skip_bad, seed=settings.seed)
-    return Inputs(profile, dataset, teacher_of(settings, dataset))
+    return Inputs(profile, dataset, teacher_of(settings, dataset), settings.seed, settings.zoo_weights)
 
 
 def context_of(record: RunRecord, inputs: Inputs, events: Events) -> Context:

@@ -11,10 +11,10 @@ from torch import nn
 from edgekd.distill import CrossEntropy, Hint, Milestone, SoftTarget, Stage, Term, Training, default_tap, evaluate
 from edgekd.errors import InputError
 from edgekd.files import write_whole
+from edgekd.pipeline.choosing import student_module
 from edgekd.pipeline.context import Context
 from edgekd.pipeline.recipe_stages import teach_recipe
 from edgekd.pipeline.teaching import teach
-from edgekd.students import build
 
 
 def distil(context: Context) -> tuple[dict[str, Any], list[Path]]:
@@ -52,9 +52,9 @@ def train_all(
 
 
 def build_student(context: Context) -> nn.Module:
-    """The selected architecture with the seed's initial weights: the same for the student and its baseline."""
+    """The selected student with its first weights: the same for the student and its baseline."""
     torch.manual_seed(context.settings.seed)
-    return build(context.student_spec())
+    return student_module(context, context.student_spec())
 
 
 def terms_for(context: Context, student: nn.Module) -> tuple[list[Term], list[str]]:

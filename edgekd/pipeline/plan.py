@@ -37,6 +37,7 @@ class Plan(Frozen):
     epochs: int
     qat_epochs: int
     shift_px: int
+    spaces: tuple[str, ...]
     reasons: tuple[str, ...]
 
     @property
@@ -90,6 +91,7 @@ def make_plan(
         shift_px=default_shift_px(epochs, image_size)
         if settings.training.shift_px is None
         else settings.training.shift_px,
+        spaces=settings.spaces,
         reasons=reasons,
     )
 

@@ -11,11 +11,13 @@ from torch import nn
 
 from edgekd.distill import Training
 from edgekd.distill.batches import seed_of
+from edgekd.errors import InputError
 from edgekd.export.cache import default_cache
+from edgekd.pipeline.choosing import student_module
 from edgekd.pipeline.context import Context
 from edgekd.pipeline.teaching import teach
 from edgekd.recipes import Materials, Recipe, stages_of
-from edgekd.students import StudentSpec, build
+from edgekd.students import AnySpec, StudentSpec
 from edgekd.teachers import load_teacher
 
 
@@ -44,7 +46,7 @@ def materials(context: Context, recipe: Recipe, training: Training) -> Materials
 
     def new_student(width: float, number: int) -> nn.Module:
         torch.manual_seed(seed if number == 0 else seed_of(seed, "student", number))
-        return build(widened(spec, width))
+        return student_module(context, widened(spec, width))
 
     return Materials(
         dataset=context.dataset,
@@ -57,11 +59,20 @@ def materials(context: Context, recipe: Recipe, training: Training) -> Materials
     )
 
 
-def widened(spec: StudentSpec, factor: float) -> StudentSpec:
-    """The same network with all channels multiplied, in steps of 8."""
+def widened(spec: AnySpec, factor: float) -> AnySpec:
+    """The same network with all channels multiplied, in steps of 8 (of 16 where it attends).
+
+    Raises: InputError: it is not one of stages.
+    """
+    if factor == 1:
+        return spec
+    if not isinstance(spec, StudentSpec):
+        what = f"a recipe with students of width {factor:g} needs one of stages"
+        raise InputError(what, where=f"space '{spec.space}'", fix="choose another --space or --recipe")
+    step = 16 if any(stage.block == "attention" for stage in spec.stages) else 8
 
     def channels(count: int) -> int:
-        return max(8, 8 * round(count * factor / 8))
+        return max(step, step * round(count * factor / step))
 
     stages = tuple(stage.model_copy(update={"channels": channels(stage.channels)}) for stage in spec.stages)
     update = {"stages": stages, "stem_channels": channels(spec.stem_channels)}

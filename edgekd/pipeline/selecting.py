@@ -11,20 +11,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from edgekd.errors import CheckError, InputError
+from edgekd.errors import CheckError
 from edgekd.export import ExportRequest
 from edgekd.files import write_json
-from edgekd.latency import ProfileCost, estimate_latency, estimate_memory_mib, estimate_size_mib, trace_cost
+from edgekd.latency import estimate_latency, estimate_memory_mib, estimate_size_mib, trace_cost
+from edgekd.pipeline.choosing import choose, student_module
 from edgekd.pipeline.context import Context, Inputs, calibration_batches
 from edgekd.pipeline.exporting import request, run_requests
 from edgekd.pipeline.plan import Plan
 from edgekd.pipeline.quantising import quant_spec
 from edgekd.quant import export_float, ptq, save_program
-from edgekd.students import Infeasible, Limits, SearchSpace, Selection, build
-from edgekd.students import search as search_space
+from edgekd.students import Candidate, Selection
 
-# Macs are bounded by the teacher's; a black box has none to go by.
-MACS_WITHOUT_TEACHER = 1_000_000_000
 TRIAL_IMAGES = 64
 
 
@@ -39,40 +37,6 @@ def select(context: Context) -> tuple[dict[str, Any], list[Path]]:
     return result, [spec_file]
 
 
-def choose(inputs: Inputs | Context, plan: Plan) -> Selection:
-    """Search the space under the plan's budgets.
-
-    Raises: InputError: nothing fits; the cheapest candidate and what it misses are named.
-    """
-    profile, pre = inputs.profile, inputs.dataset.preprocessing
-    runtime = profile.primary
-    cost = ProfileCost(profile=profile, unit=runtime.unit, precision=plan.precision, runtime=runtime.target)
-    space = SearchSpace(image_size=pre.image_size, in_channels=pre.channels, num_classes=inputs.dataset.num_classes)
-    found = search_space(space, cost=cost, limits=limits(inputs, plan))
-    if isinstance(found, Infeasible):
-        raise InputError(
-            found.explain(),
-            where=f"budgets of profile '{profile.name}'",
-            fix="raise the budget named first (--latency-ms, --memory-mib, --size-mib)",
-        )
-    return found
-
-
-def limits(inputs: Inputs | Context, plan: Plan) -> Limits:
-    """The plan's budgets, and a share of the teacher's multiply-adds: a student as big as its teacher is none."""
-    own, macs = inputs.teacher.preprocessing, MACS_WITHOUT_TEACHER
-    if not inputs.teacher.black_box:
-        traced = trace_cost(inputs.teacher.module, (1, own.channels, own.image_size, own.image_size)).macs
-        macs = max(1, int(plan.budgets.teacher_macs_fraction * traced))
-    budgets = plan.budgets
-    return Limits(
-        latency_p90_ms=budgets.latency_p90_ms,
-        peak_memory_mib=budgets.peak_memory_mib,
-        artifact_size_mib=budgets.artifact_size_mib,
-        macs=macs,
-    )
-
-
 def document(inputs: Inputs | Context, plan: Plan, selection: Selection) -> dict[str, Any]:
     """The selection as plain data."""
     chosen = selection.chosen
@@ -84,36 +48,53 @@ def document(inputs: Inputs | Context, plan: Plan, selection: Selection) -> dict
         "limits": selection.limits.model_dump(mode="json"),
         "considered": selection.considered,
         "fitting": selection.fitting,
+        "method": selection.method,
         "candidates": [
-            {
-                "macs": c.figures.macs,
-                "parameters": c.figures.parameters,
-                "latency_p50_ms": c.figures.latency_p50_ms,
-                "chosen": c is chosen,
-                "name": summary(c.spec.model_dump()),
-            }
-            for c in selection.top
+            {**_candidate(c), "chosen": c is chosen}
+            for c in dict.fromkeys([*selection.top, *(c for c in selection.front if c not in selection.top)])
         ],
-        "predicted": predictions(inputs, plan, build(spec)),
+        "front": [_candidate(c) for c in selection.front],
+        "predicted": predictions(inputs, plan, student_module(inputs, spec)),
         "reasons": [
-            f"student: {summary(spec.model_dump())}; the largest capacity of {selection.fitting} students that fit, "
-            f"{selection.considered} considered, at most {plan.budgets.teacher_macs_fraction:.3g} of the teacher's MACs"
+            f"student: {summary(spec.model_dump())}; the largest capacity among {selection.considered} students of "
+            f"{', '.join(plan.spaces)}, {selection.method}, at most {plan.budgets.teacher_macs_fraction:.3g} of the "
+            "teacher's MACs"
         ],
+    }
+
+
+def _candidate(candidate: Candidate) -> dict[str, Any]:
+    figures = candidate.figures
+    return {
+        "macs": figures.macs,
+        "parameters": figures.parameters,
+        "latency_p50_ms": figures.latency_p50_ms,
+        "score": candidate.score,
+        "name": summary(candidate.spec.model_dump()),
     }
 
 
 def summary(spec: dict[str, Any]) -> str:
     """A student in one line.
 
+    >>> summary({"kind": "zoo", "name": "timm:lcnet_050", "image_size": 32, "weights": None})
+    '32 px, timm:lcnet_050'
+
     >>> stage = {"block": "fused", "channels": 32, "depth": 2, "kernel": 3, "expansion": 1}
     >>> summary({"stem_channels": 16, "stages": [stage], "head_channels": 64, "image_size": 28})
     '28 px, stem 16, fused 3x3 e1 32x2, head 64'
     """
-    stages = ", ".join(
-        f"{s['block']} {s['kernel']}x{s['kernel']} e{s['expansion']} {s['channels']}x{s['depth']}"
-        for s in spec["stages"]
-    )
+    if spec.get("kind") == "zoo":
+        return f"{spec['image_size']} px, {spec['name']}{', pretrained' if spec['weights'] else ''}"
+    if spec.get("kind") == "pruned":
+        return f"{spec['image_size']} px, {spec['architecture']} without {spec['ratio']:.0%} of its channels"
+    stages = ", ".join(_stage(stage) for stage in spec["stages"])
     return f"{spec['image_size']} px, stem {spec['stem_channels']}, {stages}, head {spec['head_channels']}"
+
+
+def _stage(stage: dict[str, Any]) -> str:
+    size, gate = stage["kernel"], " se" if stage.get("squeeze_excite") else ""
+    return f"{stage['block']} {size}x{size} e{stage['expansion']}{gate} {stage['channels']}x{stage['depth']}"
 
 
 def predictions(inputs: Inputs | Context, plan: Plan, student: nn.Module) -> list[dict[str, Any]]:
@@ -178,7 +159,7 @@ def trial_exports(context: Context, selection: Selection) -> list[dict[str, Any]
     Raises: CheckError: not one target can be exported, so training would be for nothing.
     """
     torch.manual_seed(context.settings.seed)
-    student = build(selection.chosen.spec).eval()
+    student = student_module(context, selection.chosen.spec).eval()
     save_program(export_float(student, context.image_shape), context.program("trial-float"))
     if context.plan.precision == "int8":
         batches = calibration_batches(context.dataset, TRIAL_IMAGES, seed=context.settings.seed)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from edgekd.artifact import DevicePrecision, Frozen
+from edgekd.errors import did_you_mean
 from edgekd.recipes.schema import Recipe
+from edgekd.students.spaces import DEFAULT, NAMES
 
 
 class Training(Frozen):
@@ -29,11 +31,11 @@ class Training(Frozen):
 
 
 class BudgetOverrides(Frozen):
-    """Budgets from the command line; None keeps the profile's."""
+    """Budgets from the command line; None keeps the profile's. At most 10 minutes, 4 TiB, 1 TiB: beyond is a typo."""
 
-    latency_p90_ms: float | None = Field(default=None, gt=0)
-    peak_memory_mib: float | None = Field(default=None, gt=0)
-    artifact_size_mib: float | None = Field(default=None, gt=0)
+    latency_p90_ms: float | None = Field(default=None, gt=0, le=600_000)
+    peak_memory_mib: float | None = Field(default=None, gt=0, le=4_194_304)
+    artifact_size_mib: float | None = Field(default=None, gt=0, le=1_048_576)
 
 
 class Settings(Frozen):
@@ -48,6 +50,8 @@ class Settings(Frozen):
     image_size: int | None = Field(default=None, ge=8, le=1024)
     seed: int = Field(default=0, ge=0)
     skip_bad: bool = False
+    spaces: tuple[str, ...] = Field(default=(DEFAULT,), min_length=1)
+    zoo_weights: str | None = None
     baseline: bool = False
     budgets: BudgetOverrides = BudgetOverrides()
     training: Training = Training()
@@ -55,3 +59,11 @@ class Settings(Frozen):
     threads: int = Field(default=1, ge=1)
     calibration_images: int = Field(default=512, ge=300)
     check_images: int = Field(default=512, ge=256)
+
+    @field_validator("spaces")
+    @classmethod
+    def _spaces_exist(cls, spaces: tuple[str, ...]) -> tuple[str, ...]:
+        for name in spaces:
+            if name not in NAMES:
+                raise ValueError(f"no search space '{name}'; {did_you_mean(name, NAMES)}")
+        return tuple(dict.fromkeys(spaces))

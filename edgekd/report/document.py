@@ -116,6 +116,7 @@ class Candidate(Document):
     fits: bool = True
     chosen: bool = False
     name: str = ""
+    score: float | None = None
 
 
 class Predicted(Document):

@@ -1,27 +1,38 @@
-"""Student networks: a parametric space, its modules, and the search for one that meets a budget."""
+"""Student networks: what they are as data, the spaces they come from, and the search for one that meets a budget."""
 
-from edgekd.students.layers import Layer, layers_of
-from edgekd.students.network import StudentNet, build
-from edgekd.students.search import CostModel, capacity_score, figures_of, search
+from edgekd.students.costs import CostModel, Prices, capacity_score, figures_of
+from edgekd.students.layers import Layer, Part, layers_of, parts_of
+from edgekd.students.modules import build
+from edgekd.students.network import StudentNet
+from edgekd.students.search import merged, search, select
 from edgekd.students.selection import Candidate, Figures, Infeasible, Limits, Selection
-from edgekd.students.space import SearchSpace
-from edgekd.students.spec import StageSpec, StudentSpec
+from edgekd.students.space import StageSpace
+from edgekd.students.spec import AnySpec, PrunedSpec, StageSpec, StudentSpec, ZooSpec, parse_spec
 
 __all__ = [
+    "AnySpec",
     "Candidate",
     "CostModel",
     "Figures",
     "Infeasible",
     "Layer",
     "Limits",
-    "SearchSpace",
+    "Part",
+    "Prices",
+    "PrunedSpec",
     "Selection",
+    "StageSpace",
     "StageSpec",
     "StudentNet",
     "StudentSpec",
+    "ZooSpec",
     "build",
     "capacity_score",
     "figures_of",
     "layers_of",
+    "merged",
+    "parse_spec",
+    "parts_of",
     "search",
+    "select",
 ]

@@ -1,14 +1,16 @@
 """What a spec computes, by arithmetic on the spec alone: the fast path of the search, held to tracing by a test.
 
-A layer is one fused kernel (convolution with its batch norm and activation), in the order a runtime launches them.
+A layer is one fused kernel (convolution with its batch norm and activation), in the order a runtime launches them. A
+part is what a network is put together from and what a block table measures: stem, block, head.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from functools import lru_cache
+from typing import Literal, NamedTuple
 
-from edgekd.students.spec import StageSpec, StudentSpec
+from edgekd.students.spec import HEAD_DIM, Activation, BlockKind, StageSpec, StudentSpec
 
 
 class Layer(NamedTuple):
@@ -30,6 +32,74 @@ class Layer(NamedTuple):
         return self.read_elements + self.write_elements + self.weight_elements
 
 
+class Part(NamedTuple):
+    """Stem, one block, or head, with the input (in_channels, size, size); out_channels of a head: its classes.
+
+    expansion of a head: the channels of its 1x1 convolution.
+    """
+
+    kind: Literal["stem", "block", "head"]
+    in_channels: int
+    out_channels: int
+    size: int
+    stride: int
+    kernel: int
+    expansion: int
+    block: BlockKind
+    squeeze_excite: bool
+    activation: Activation
+
+    @property
+    def key(self) -> str:
+        """The part in one word, the same in every process.
+
+        >>> Part("block", 16, 24, 28, 2, 3, 4, "inverted", True, "relu").key
+        'block-inverted-k3-e4-se-relu-16x28-24s2'
+        """
+        gate = "-se" if self.squeeze_excite else ""
+        shape = f"{self.in_channels}x{self.size}-{self.out_channels}s{self.stride}"
+        return f"{self.kind}-{self.block}-k{self.kernel}-e{self.expansion}{gate}-{self.activation}-{shape}"
+
+
+def parts_of(spec: StudentSpec) -> list[Part]:
+    """Stem, blocks in order, head.
+
+    >>> stage = StageSpec(channels=16, depth=2, expansion=1, stride=2)
+    >>> sizes = {"image_size": 8, "in_channels": 1, "num_classes": 10, "stem_channels": 8, "head_channels": 8}
+    >>> [f"{part.kind} {part.size}" for part in parts_of(StudentSpec(stages=(stage,), **sizes))]
+    ['stem 8', 'block 8', 'block 4', 'head 4']
+    """
+    found = [stem_part(spec)]
+    size, channels = -(-spec.image_size // spec.stem_stride), spec.stem_channels
+    for stage in spec.stages:
+        first, rest = stage_parts(stage, channels, size, spec.activation)
+        found += [first, *[rest] * (stage.depth - 1)]
+        size, channels = -(-size // stage.stride), stage.channels
+    return [*found, head_part(spec, channels, size)]
+
+
+def stem_part(spec: StudentSpec) -> Part:
+    """The first convolution."""
+    out, stride = spec.stem_channels, spec.stem_stride
+    return Part("stem", spec.in_channels, out, spec.image_size, stride, 3, 1, "fused", False, spec.activation)
+
+
+def head_part(spec: StudentSpec, in_channels: int, size: int) -> Part:
+    """1x1 convolution, mean over the pixels, linear."""
+    classes, wide = spec.num_classes, spec.head_channels
+    return Part("head", in_channels, classes, size, 1, 1, wide, "fused", False, spec.activation)
+
+
+def stage_parts(stage: StageSpec, in_channels: int, size: int, activation: Activation) -> tuple[Part, Part]:
+    """A stage's first block, and the one that the rest of its depth repeats."""
+    kept = (stage.kernel, stage.expansion, stage.block, stage.squeeze_excite, activation)
+    small = -(-size // stage.stride)
+    return (
+        Part("block", in_channels, stage.channels, size, stage.stride, *kept),
+        Part("block", stage.channels, stage.channels, small, 1, *kept),
+    )
+
+
 def layers_of(spec: StudentSpec) -> list[Layer]:
     """All fused kernels of a student, stem to classifier.
 
@@ -39,52 +109,87 @@ def layers_of(spec: StudentSpec) -> list[Layer]:
     >>> [layer.kind for layer in layers_of(spec)]
     ['conv', 'depthwise', 'conv', 'conv', 'pool', 'linear']
     """
-    size = spec.image_size
-    found = [_conv(size, spec.in_channels, spec.stem_channels, 3, stride=spec.stem_stride)]
-    size, channels = -(-size // spec.stem_stride), spec.stem_channels
-    for stage in spec.stages:
-        found += stage_layers(stage, channels, size)
-        size, channels = -(-size // stage.stride), stage.channels
-    return found + head_layers(spec, channels, size)
+    return [layer for part in parts_of(spec) for layer in part_layers(part)]
 
 
-def stage_layers(stage: StageSpec, in_channels: int, size: int) -> list[Layer]:
-    """Kernels of one stage whose input is (in_channels, size, size)."""
-    found = list(_block(stage, in_channels, size, stage.stride))
-    size = -(-size // stage.stride)
-    for _ in range(stage.depth - 1):
-        found += _block(stage, stage.channels, size, 1)
-    return found
+@lru_cache(maxsize=100_000)
+def part_layers(part: Part) -> tuple[Layer, ...]:
+    """The fused kernels of one part."""
+    if part.kind == "stem":
+        return (_conv(part.size, part.in_channels, part.out_channels, part.kernel, stride=part.stride),)
+    if part.kind == "head":
+        return _head(part)
+    kinds = {"basic": _basic, "attention": _attention}
+    return tuple(kinds.get(part.block, _block)(part))
 
 
-def head_layers(spec: StudentSpec, in_channels: int, size: int) -> list[Layer]:
-    """Kernels of the head: 1x1 convolution, global mean, linear."""
-    wide, classes = spec.head_channels, spec.num_classes
+def _head(part: Part) -> tuple[Layer, ...]:
+    wide, classes, size = part.expansion, part.out_channels, part.size
     mapped = wide * size * size
     linear = Layer("linear", wide * classes, wide, classes, (wide + 1) * classes, wide + classes)
-    return [_conv(size, in_channels, wide, 1), Layer("pool", 0, mapped, wide, 0, mapped + wide), linear]
+    return (_conv(size, part.in_channels, wide, 1), Layer("pool", 0, mapped, wide, 0, mapped + wide), linear)
 
 
-def _block(stage: StageSpec, in_channels: int, size: int, stride: int) -> Iterator[Layer]:
-    hidden, out, small = in_channels * stage.expansion, stage.channels, -(-size // stride)
-    residual = stride == 1 and in_channels == out
-    kept = in_channels * size * size if residual else 0  # the shortcut stays alive beside the block's own maps
-    projects = stage.block == "inverted" or stage.expansion > 1
-    if stage.block == "fused":
+def _block(part: Part) -> Iterator[Layer]:
+    size, stride, inside, out = part.size, part.stride, part.in_channels, part.out_channels
+    hidden, small = inside * part.expansion, -(-size // stride)
+    residual = stride == 1 and inside == out
+    kept = inside * size * size if residual else 0  # the shortcut stays alive beside the block's own maps
+    projects = part.block == "inverted" or part.expansion > 1
+    if part.block == "fused":
         wide = hidden if projects else out
-        yield _conv(size, in_channels, wide, stage.kernel, stride=stride)
+        yield _conv(size, inside, wide, part.kernel, stride=stride)
     else:
-        if stage.expansion > 1:
-            yield _conv(size, in_channels, hidden, 1)
-        spare = kept if stage.expansion > 1 else 0
-        yield _conv(size, hidden, hidden, stage.kernel, stride=stride, depthwise=True, kept=spare)
-    if stage.squeeze_excite:
+        if part.expansion > 1:
+            yield _conv(size, inside, hidden, 1)
+        spare = kept if part.expansion > 1 else 0
+        yield _conv(size, hidden, hidden, part.kernel, stride=stride, depthwise=True, kept=spare)
+    if part.squeeze_excite:
         yield from _gate(hidden if projects else out, small, kept)
     if projects:
         yield _conv(small, hidden, out, 1, kept=kept)
     if residual:
-        mapped = out * small * small
-        yield Layer("add", 0, 2 * mapped, mapped, 0, 3 * mapped)
+        yield _add(out, small)
+
+
+def _basic(part: Part) -> Iterator[Layer]:
+    size, stride, inside, out = part.size, part.stride, part.in_channels, part.out_channels
+    small, image = -(-size // stride), inside * size * size
+    same = stride == 1 and inside == out
+    yield _conv(size, inside, out, part.kernel, stride=stride)
+    yield _conv(small, out, out, part.kernel, kept=image)
+    if part.squeeze_excite:
+        yield from _gate(out, small, image)
+    if not same:
+        yield _conv(size, inside, out, 1, stride=stride, kept=out * small * small)
+    yield _add(out, small)
+
+
+def _attention(part: Part) -> Iterator[Layer]:
+    size, stride, inside, out = part.size, part.stride, part.in_channels, part.out_channels
+    small = -(-size // stride)
+    if stride > 1 or inside != out:
+        yield _conv(size, inside, out, 3, stride=stride)
+    positions = small * small
+    mapped, pairs = out * positions, out // HEAD_DIM * positions * positions
+    yield _conv(small, out, 3 * out, 1, kept=mapped)
+    yield Layer("other", 0, mapped, mapped, 0, 5 * mapped)  # queries and keys are scaled; the map and qkv stay alive
+    yield Layer("other", 0, mapped, mapped, 0, 6 * mapped)
+    yield Layer("linear", pairs * HEAD_DIM, 2 * mapped, pairs, 0, 6 * mapped + pairs)
+    yield Layer("other", 0, pairs, pairs, 0, 4 * mapped + 2 * pairs)  # softmax
+    yield Layer("linear", pairs * HEAD_DIM, pairs + mapped, mapped, 0, 5 * mapped + pairs)
+    if out > HEAD_DIM:  # one head lies in memory as it is read
+        yield Layer("other", 0, mapped, mapped, 0, 3 * mapped)  # back to channels first
+    yield _conv(small, out, out, 1, kept=mapped)
+    yield _add(out, small)
+    yield _conv(small, out, out * part.expansion, 1)
+    yield _conv(small, out * part.expansion, out, 1, kept=mapped)
+    yield _add(out, small)
+
+
+def _add(channels: int, size: int) -> Layer:
+    mapped = channels * size * size
+    return Layer("add", 0, 2 * mapped, mapped, 0, 3 * mapped)
 
 
 def _conv(

@@ -1,13 +1,17 @@
-"""The student as a torch module: plain convolutions, batch norm, ReLU and add, which every runtime runs in int8."""
+"""A student of stages as a torch module: convolutions, batch norm, ReLU and add, which every runtime runs in int8.
+
+Hard swish, squeeze-and-excite and attention are there for the spaces that ask for them.
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from edgekd.students.spec import Activation, StageSpec, StudentSpec
+from edgekd.students.spec import HEAD_DIM, Activation, StageSpec, StudentSpec
 
-_ACTIVATIONS: dict[Activation, type[nn.Module]] = {"relu": nn.ReLU, "relu6": nn.ReLU6}
+_ACTIVATIONS: dict[Activation, type[nn.Module]] = {"relu": nn.ReLU, "relu6": nn.ReLU6, "hardswish": nn.Hardswish}
 
 
 class SqueezeExcite(nn.Module):
@@ -54,6 +58,57 @@ class Block(nn.Module):
         return x + out if self.residual else out
 
 
+class BasicBlock(nn.Module):
+    """Two dense convolutions beside a shortcut, a strided 1x1 convolution where the shape changes. Source: He 2016."""
+
+    def __init__(self, stage: StageSpec, in_channels: int, stride: int, activation: Activation) -> None:
+        super().__init__()
+        out = stage.channels
+        layers = _conv_bn(in_channels, out, stage.kernel, stride=stride, activation=activation)
+        layers += _conv_bn(out, out, stage.kernel)
+        if stage.squeeze_excite:
+            layers.append(SqueezeExcite(out))
+        self.layers = nn.Sequential(*layers)
+        same = stride == 1 and in_channels == out
+        self.shortcut = nn.Identity() if same else nn.Sequential(*_conv_bn(in_channels, out, 1, stride=stride))
+        self.activation = _ACTIVATIONS[activation](inplace=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, in, height, width) -> (batch, out, height / stride, width / stride)."""
+        out: Tensor = self.activation(self.layers(x) + self.shortcut(x))
+        return out
+
+
+class AttentionBlock(nn.Module):
+    """Self-attention over the pixels, then a perceptron, each beside a shortcut; batch norms fold into convolutions.
+
+    Source: Graham et al. 2021, "LeViT", section 4.
+    """
+
+    def __init__(self, stage: StageSpec, in_channels: int, stride: int, activation: Activation) -> None:
+        super().__init__()
+        out, hidden = stage.channels, stage.channels * stage.expansion
+        same = stride == 1 and in_channels == out
+        entry = [] if same else _conv_bn(in_channels, out, 3, stride=stride, activation=activation)
+        self.entry = nn.Sequential(*entry)
+        self.qkv = nn.Sequential(*_conv_bn(out, 3 * out, 1))
+        self.project = nn.Sequential(*_conv_bn(out, out, 1))
+        self.perceptron = nn.Sequential(*_conv_bn(out, hidden, 1, activation=activation), *_conv_bn(hidden, out, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, in, height, width) -> (batch, out, height / stride, width / stride)."""
+        x = self.entry(x)
+        batch, channels, height, width = x.shape
+        query, key, value = (
+            part.reshape(batch, channels // HEAD_DIM, HEAD_DIM, height * width).transpose(2, 3)
+            for part in self.qkv(x).chunk(3, 1)
+        )
+        mixed = functional.scaled_dot_product_attention(query, key, value)
+        x = x + self.project(mixed.transpose(2, 3).reshape(batch, channels, height, width))
+        out: Tensor = x + self.perceptron(x)
+        return out
+
+
 class StudentNet(nn.Module):
     """Stem, stages and classifier. `features` is a Sequential of [stem, stage, ..., stage, head convolution].
 
@@ -83,21 +138,23 @@ class StudentNet(nn.Module):
         return logits
 
 
-def build(spec: StudentSpec) -> StudentNet:
-    """The module of a spec, freshly initialised from torch's global generator.
+def build_stages(spec: StudentSpec) -> StudentNet:
+    """The module of a spec of stages, freshly initialised from torch's global generator.
 
     >>> stage = StageSpec(channels=16, depth=2, stride=2)
     >>> sizes = {"image_size": 28, "in_channels": 1, "num_classes": 10, "stem_channels": 8, "head_channels": 32}
     >>> spec = StudentSpec(stages=(stage,), **sizes)
-    >>> build(spec)(torch.zeros(2, 1, 28, 28)).shape
+    >>> build_stages(spec)(torch.zeros(2, 1, 28, 28)).shape
     torch.Size([2, 10])
     """
     return StudentNet(spec)
 
 
 def _stage(stage: StageSpec, in_channels: int, activation: Activation) -> nn.Sequential:
-    blocks = [Block(stage, in_channels, stage.stride, activation)]
-    blocks += [Block(stage, stage.channels, 1, activation) for _ in range(stage.depth - 1)]
+    kinds: dict[str, type[nn.Module]] = {"basic": BasicBlock, "attention": AttentionBlock}
+    make = kinds.get(stage.block, Block)
+    blocks = [make(stage, in_channels, stage.stride, activation)]
+    blocks += [make(stage, stage.channels, 1, activation) for _ in range(stage.depth - 1)]
     return nn.Sequential(*blocks)
 
 

@@ -7,23 +7,28 @@ from typing import Literal
 from pydantic import Field
 
 from edgekd.artifact import Frozen
-from edgekd.students.spec import StudentSpec
+from edgekd.students.spec import AnySpec
 
 
 class Limits(Frozen):
-    """Upper bounds a student must keep. macs: a fraction of the teacher's (a student as big as its teacher is none)."""
+    """Upper bounds a student must keep. macs: a fraction of the teacher's (a student as big as its teacher is none).
+
+    energy_mj: of one inference; None: no limit, or a device whose power is not known.
+    """
 
     latency_p90_ms: float = Field(gt=0)
     peak_memory_mib: float = Field(gt=0)
     artifact_size_mib: float = Field(gt=0)
     macs: int = Field(gt=0)
+    energy_mj: float | None = Field(default=None, gt=0)
 
 
 class Figures(Frozen):
     """Predicted cost of one student on the device; latency_p90_ms is the p50 times the profile's p90/p50.
 
     parameters: weights and biases once batch norms are folded. activation_elements: read and
-    written over all kernels.
+    written over all kernels. gates: blocks with squeeze-and-excite.
+    energy_mj: None where the device's power is unknown.
     """
 
     kind: Literal["predicted"] = "predicted"
@@ -35,6 +40,8 @@ class Figures(Frozen):
     parameters: int
     activation_elements: int
     kernels: int
+    gates: int = 0
+    energy_mj: float | None = None
 
     def overruns(self, limits: Limits) -> dict[str, float]:
         """By what factor each limit is missed, worst first; empty when all are kept.
@@ -44,25 +51,32 @@ class Figures(Frozen):
         >>> figures.overruns(Limits(latency_p90_ms=1.5, peak_memory_mib=8, artifact_size_mib=8, macs=8))
         {'latency_p90_ms': 2.0, 'macs': 1.25}
         """
-        ratios = {name: getattr(self, name) / bound for name, bound in limits.model_dump().items()}
+        bounds = {name: bound for name, bound in limits if bound is not None and getattr(self, name) is not None}
+        ratios = {name: getattr(self, name) / bound for name, bound in bounds.items()}
         return dict(sorted(((n, r) for n, r in ratios.items() if r > 1), key=lambda item: -item[1]))
 
 
 class Candidate(Frozen):
     """A student, its predicted cost, and its capacity score (a prior: higher is probably more accurate)."""
 
-    spec: StudentSpec
+    spec: AnySpec
     figures: Figures
     score: float
 
 
 class Selection(Frozen):
-    """The best candidates that keep every limit, best first. considered, fitting: how many students were looked at."""
+    """The best candidates that keep every limit, best first.
+
+    considered: how many students the space holds; fitting: how many of those looked at one by one keep the limits.
+    front: fastest first, each of higher capacity than any faster one found. method: how the search was done.
+    """
 
     top: tuple[Candidate, ...] = Field(min_length=1)
     limits: Limits
     considered: int
     fitting: int
+    front: tuple[Candidate, ...] = ()
+    method: str = ""
 
     @property
     def chosen(self) -> Candidate:

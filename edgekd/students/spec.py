@@ -1,30 +1,42 @@
-"""What a student is, as plain data: a parametric inverted-residual network that survives JSON."""
+"""What a student is, as plain data that survives JSON: a network of stages, one of a zoo, or a pruned teacher."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from edgekd.artifact import Frozen
 
-Activation = Literal["relu", "relu6"]
+Activation = Literal["relu", "relu6", "hardswish"]
+BlockKind = Literal["inverted", "fused", "basic", "attention"]
+HEAD_DIM = 16  # channels of one attention head
 
 
 class StageSpec(Frozen):
     """`depth` blocks of one width; the first has the stride.
 
     block: `inverted` is 1x1 expand, depthwise, 1x1 project (MobileNetV2); `fused` is a dense kxk expand, 1x1 project
-    (EfficientNetV2), faster than depthwise wherever channels are few. expansion 1 leaves the expand out.
+    (EfficientNetV2), faster than depthwise wherever channels are few. expansion 1 leaves the expand out. `basic` is
+    two dense kxk convolutions (He et al. 2016) and has no expansion. `attention` is self-attention over the pixels and
+    a two-layer perceptron of 1x1 convolutions, behind a strided 3x3 convolution where the shape changes (LeViT).
     """
 
-    block: Literal["inverted", "fused"] = "inverted"
+    block: BlockKind = "inverted"
     channels: int = Field(ge=8, multiple_of=8)
     depth: int = Field(ge=1, le=8)
     kernel: Literal[3, 5, 7] = 3
     expansion: int = Field(default=4, ge=1, le=8)
     stride: Literal[1, 2] = 1
     squeeze_excite: bool = False
+
+    @model_validator(mode="after")
+    def _parts_agree(self) -> StageSpec:
+        if self.block == "basic" and self.expansion != 1:
+            raise ValueError(f"a basic block has no expansion, got {self.expansion}")
+        if self.block == "attention" and (self.channels % HEAD_DIM or self.squeeze_excite):
+            raise ValueError(f"an attention block has a multiple of {HEAD_DIM} channels and no squeeze_excite")
+        return self
 
 
 class StudentSpec(Frozen):
@@ -37,6 +49,7 @@ class StudentSpec(Frozen):
     (True, 14)
     """
 
+    kind: Literal["stages"] = "stages"
     space: str = "inverted-residual"
     image_size: int = Field(ge=8)
     in_channels: int = Field(ge=1)
@@ -62,3 +75,50 @@ class StudentSpec(Frozen):
                 f"the last feature map is {self.final_size} px for images of {self.image_size} px: fewer strides"
             )
         return self
+
+
+class ZooSpec(Frozen):
+    """A network of timm or torchvision by name. weights: a checkpoint that it starts from; None starts at random."""
+
+    kind: Literal["zoo"] = "zoo"
+    space: str = "zoo"
+    name: str
+    image_size: int = Field(ge=8)
+    in_channels: int = Field(ge=1)
+    num_classes: int = Field(ge=2)
+    weights: str | None = None
+
+
+class PrunedSpec(Frozen):
+    """A teacher's architecture with a fraction of the channels of every layer gone, counted in multiples of round_to.
+
+    Which channels go is decided by their weights; how many, and so the module, by this spec alone.
+    """
+
+    kind: Literal["pruned"] = "pruned"
+    space: str = "pruned"
+    architecture: str
+    ratio: float = Field(gt=0, lt=1)
+    round_to: int = Field(default=8, ge=1)
+    image_size: int = Field(ge=8)
+    in_channels: int = Field(ge=1)
+    num_classes: int = Field(ge=2)
+
+
+AnySpec = StudentSpec | ZooSpec | PrunedSpec
+_KINDS: dict[str, type[AnySpec]] = {"stages": StudentSpec, "zoo": ZooSpec, "pruned": PrunedSpec}
+
+
+def parse_spec(document: Any) -> AnySpec:
+    """A spec from plain data; without a kind it is one of stages.
+
+    Raises: ValueError: no such kind, or (pydantic's) a key or value that is none.
+
+    >>> sizes = {"image_size": 32, "in_channels": 3, "num_classes": 10}
+    >>> parse_spec({"kind": "zoo", "name": "timm:lcnet_050", **sizes}).kind
+    'zoo'
+    """
+    kind = document.get("kind", "stages") if isinstance(document, dict) else "stages"
+    if kind not in _KINDS:
+        raise ValueError(f"kind: no student of kind {kind!r}; known: {', '.join(_KINDS)}")
+    return _KINDS[kind].model_validate(document)

@@ -13,7 +13,7 @@ from edgekd.commands import estimate, profiles
 from edgekd.errors import InputError
 from edgekd.files import write_text
 from edgekd.profile import load_profile, profile_names
-from edgekd.students import SearchSpace
+from edgekd.students.spaces import STAGE_SPACES, Task
 
 app = typer.Typer()
 app.add_typer(profiles.app, name="profiles")
@@ -73,7 +73,7 @@ def test_estimate_moves_to_a_unit_that_takes_the_precision() -> None:
 
 
 def test_estimate_reads_the_student_of_a_run_directory(tmp_path: Path) -> None:
-    spec = next(SearchSpace(image_size=28, in_channels=1, num_classes=10).specs())
+    spec = next(STAGE_SPACES["inverted-residual"](Task((28,), 1, 10)).specs())
     write_text(tmp_path / "student.json", spec.model_dump_json())
     facts = json.loads(stdout("estimate", str(tmp_path), "--profile", "raspberry-pi-5", "--json"))
     assert facts["input_shape"] == [1, 1, 28, 28]

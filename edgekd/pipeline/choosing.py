@@ -1,0 +1,177 @@
+"""Which student: the spaces that the settings name, searched under the plan's budgets. Pure but for a cache."""
+
+from __future__ import annotations
+
+import copy
+import importlib.metadata
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from edgekd.errors import EdgekdError, InputError
+from edgekd.export.cache import default_cache
+from edgekd.files import read_json, write_json
+from edgekd.latency import GraphCost, ProfileCost, trace_cost
+from edgekd.pipeline.context import Context, Inputs
+from edgekd.pipeline.plan import Plan
+from edgekd.pipeline.record import fingerprint
+from edgekd.students import AnySpec, Infeasible, Limits, Prices, PrunedSpec, Selection, ZooSpec, build
+from edgekd.students import merged as merge
+from edgekd.students import search as search_space
+from edgekd.students import select as select_listed
+from edgekd.students.costs import Totals
+from edgekd.students.pruning import pruned as prune
+from edgekd.students.spaces import STAGE_SPACES, Task, pruned, zoo
+
+# Macs are bounded by the teacher's; a black box has none to go by.
+MACS_WITHOUT_TEACHER = 1_000_000_000
+_WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
+_OPTIONS = {
+    "latency_p90_ms": "--latency-ms",
+    "peak_memory_mib": "--memory-mib",
+    "artifact_size_mib": "--size-mib",
+    "energy_mj": "--energy-mj",
+    "macs": "a larger teacher, or teacher_macs_fraction in the profile",
+}
+
+
+def choose(inputs: Inputs | Context, plan: Plan, *, tighten: float = 1.0) -> Selection:
+    """Search the spaces under the plan's budgets.
+
+    tighten: what the predicted latency is multiplied by before it is held against the budget (a measured correction).
+    Raises: InputError: nothing fits; the cheapest candidate and what it misses are named. Or a space does not apply.
+    """
+    allowed = limits(inputs, plan)
+    allowed = allowed.model_copy(update={"latency_p90_ms": allowed.latency_p90_ms / tighten})
+    prices = prices_for(inputs, plan)
+    found = [_search(name, inputs, prices, allowed) for name in plan.spaces]
+    answer = merge(found)
+    if isinstance(answer, Infeasible):
+        raise InputError(
+            answer.explain(),
+            where=f"budgets of profile '{inputs.profile.name}'",
+            fix=f"raise the first: {_OPTIONS[answer.binding]}",
+        )
+    return answer
+
+
+def limits(inputs: Inputs | Context, plan: Plan) -> Limits:
+    """The plan's budgets, and a share of the teacher's multiply-adds: a student as big as its teacher is none."""
+    own, macs = inputs.teacher.preprocessing, MACS_WITHOUT_TEACHER
+    if not inputs.teacher.black_box:
+        traced = trace_cost(inputs.teacher.module, (1, own.channels, own.image_size, own.image_size)).macs
+        macs = max(1, int(plan.budgets.teacher_macs_fraction * traced))
+    budgets = plan.budgets
+    return Limits(
+        latency_p90_ms=budgets.latency_p90_ms,
+        peak_memory_mib=budgets.peak_memory_mib,
+        artifact_size_mib=budgets.artifact_size_mib,
+        macs=macs,
+    )
+
+
+def prices_for(inputs: Inputs | Context, plan: Plan) -> Prices:
+    """What the profile's first runtime charges at the plan's precision."""
+    runtime = inputs.profile.primary
+    return Prices(
+        ProfileCost(profile=inputs.profile, unit=runtime.unit, precision=plan.precision, runtime=runtime.target)
+    )
+
+
+def task_of(inputs: Inputs | Context) -> Task:
+    """The images and classes of a run."""
+    pre = inputs.dataset.preprocessing
+    return Task((pre.image_size,), pre.channels, inputs.dataset.num_classes)
+
+
+def student_module(inputs: Inputs | Context, spec: AnySpec) -> nn.Module:
+    """A student with its first weights: a pruned teacher keeps the teacher's, the others are as `build` makes them."""
+    if isinstance(spec, PrunedSpec):
+        return prune(copy.deepcopy(inputs.teacher.module).cpu().requires_grad_(True), spec)
+    return build(spec)
+
+
+def _search(name: str, inputs: Inputs | Context, prices: Prices, allowed: Limits) -> Selection | Infeasible:
+    if name in STAGE_SPACES:
+        space = STAGE_SPACES[name](task_of(inputs))
+        return search_space(space, cost=prices, limits=allowed, seed=inputs.seed)
+    specs: Sequence[AnySpec]
+    specs = _pruned_specs(inputs) if name == pruned.NAME else zoo.specs(task_of(inputs), weights=_zoo_weights(inputs))
+    listed, reason = [], ""
+    for spec in specs:
+        try:
+            totals = totals_of(_counted(inputs, spec), prices)
+        except EdgekdError as error:
+            reason = reason or str(error)  # an old timm lacks a network, a small image is too small for another
+            continue
+        listed.append((spec, prices.figures(totals)))
+    if not listed:
+        raise InputError(f"not one student can be built; the first: {reason}", where=f"space '{name}'")
+    return select_listed(listed, limits=allowed)
+
+
+def totals_of(cost: GraphCost, prices: Prices) -> Totals:
+    """A traced graph in the terms of the search."""
+    return Totals(
+        milliseconds=sum(prices.cost.kernel_ms(op.kind, op.macs, op.moved_elements) for op in cost.ops),
+        macs=cost.macs,
+        activation_elements=sum(op.read_elements + op.write_elements for op in cost.ops),
+        weight_elements=cost.weight_elements,
+        kernels=len(cost.ops),
+        gates=0,
+        peak_elements=cost.peak_activation_elements,
+    )
+
+
+def _counted(inputs: Inputs | Context, spec: AnySpec) -> GraphCost:
+    """The traced cost of a listed student; a zoo network's is kept, since tracing two dozen of them takes a minute."""
+    shape = (1, spec.in_channels, spec.image_size, spec.image_size)
+    if not isinstance(spec, ZooSpec):
+        return trace_cost(student_module(inputs, spec), shape)
+    bare = spec.model_copy(update={"weights": None})
+    versions = [importlib.metadata.version(name) for name in ("torch", "torchvision", "timm", "edgekd")]
+    file = default_cache().parent / "counts" / f"{fingerprint([bare.model_dump(), versions])[:24]}.json"
+    try:
+        return GraphCost.model_validate(read_json(file))
+    except (OSError, ValueError, EdgekdError):
+        with torch.random.fork_rng(devices=[]):
+            cost = trace_cost(build(bare), shape)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(file, cost.model_dump(mode="json"))
+        return cost
+
+
+def _pruned_specs(inputs: Inputs | Context) -> list[PrunedSpec]:
+    teacher, task = inputs.teacher, task_of(inputs)
+    architecture = teacher.facts.get("architecture")
+    where = "space 'pruned'"
+    if teacher.black_box or not isinstance(architecture, str):
+        raise InputError(f"teacher '{teacher.name}' is an exported file: it has no layers to prune", where=where)
+    if teacher.preprocessing.channels != task.in_channels:
+        what = f"the teacher takes {teacher.preprocessing.channels} channels, the data have {task.in_channels}"
+        raise InputError(what, where=where, fix="leave it out of --space")
+    return pruned.specs(architecture, task)
+
+
+def _zoo_weights(inputs: Inputs | Context) -> dict[str, str]:
+    """Checkpoints by network: files called like the network (lcnet_050.safetensors) in the folder of --zoo-weights."""
+    if inputs.zoo_weights is None:
+        return {}
+    folder = Path(inputs.zoo_weights)
+    if not folder.is_dir():
+        raise InputError("no such folder", where=f"--zoo-weights {folder}")
+    files = {file.stem: str(file) for file in sorted(folder.iterdir()) if file.suffix in _WEIGHT_SUFFIXES}
+    return {name: files[stem] for name in zoo.NETWORKS if (stem := name.partition(":")[2]) in files}
+
+
+def correction(predicted_ms: float, measured_ms: float) -> float:
+    """What the next prediction is multiplied by: measured over predicted, never below a tenth.
+
+    >>> correction(2.0, 3.0)
+    1.5
+    """
+    ratio = measured_ms / predicted_ms
+    return ratio if math.isfinite(ratio) and ratio > 0.1 else 1.0

@@ -1,0 +1,152 @@
+"""What a student is predicted to cost, summed over its parts, and the prior for how good it can get.
+
+The search knows no device: what a kernel takes and what memory a graph needs comes from a `CostModel`, such as
+`edgekd.latency.ProfileCost`; a `PartPrice` (a block table) may price whole parts instead of their kernels.
+Quality is a prior, not an accuracy: decide between close candidates by training them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import NamedTuple, Protocol
+
+from edgekd.students.layers import Part, part_layers, parts_of
+from edgekd.students.selection import Figures
+from edgekd.students.spec import StudentSpec
+
+# Logarithms: a tenth more compute, weights or depth is worth the same at any size. The factors are judgement, not a
+# fit; training decides between close candidates. Moved activations are charged: of two students of like capacity one
+# that writes less trains faster (28 px, batch 128, bf16, one x86 core: dense bodies of 9 MMACs took 140 ms a step,
+# inverted ones of 4 to 8 MMACs 400 to 480 ms) and needs less memory on the device.
+MACS_WEIGHT, PARAMETERS_WEIGHT, DEPTH_WEIGHT, ACTIVATIONS_WEIGHT = 1.0, 0.35, 0.5, 0.7
+# Squeeze-and-excite in all 13 to 16 blocks of a small network is worth about 1.3 times its compute (ln 1.3 = 0.26):
+# MobileNetV3 (Howard 2019, table 10) and MnasNet (Tan 2019, table 3) with and without.
+GATE_WEIGHT, KERNELS_PER_GATE = 0.02, 4
+
+PartPrice = Callable[[Part], float]
+
+
+class CostModel(Protocol):
+    """What a device charges; implemented for a profile by `edgekd.latency.ProfileCost`.
+
+    Memory is affine in both its arguments, and so is size: the exact search relies on it.
+    """
+
+    @property
+    def p90_over_p50(self) -> float:
+        """How much slower the 90th percentile is than the median."""
+
+    def kernel_ms(self, kind: str, macs: int, moved_elements: int) -> float:
+        """Median milliseconds of one fused kernel at batch 1."""
+
+    def memory_mib(self, weight_elements: int, peak_activation_elements: int) -> float:
+        """Peak memory of the process in MiB."""
+
+    def size_mib(self, weight_elements: int, kernels: int) -> float:
+        """Size of the artifact in MiB."""
+
+
+class Totals(NamedTuple):
+    """Sums over the kernels of a part of the network, and its peak of live activations."""
+
+    milliseconds: float
+    macs: int
+    activation_elements: int
+    weight_elements: int
+    kernels: int
+    gates: int
+    peak_elements: int
+
+    def plus(self, other: Totals, times: int = 1) -> Totals:
+        """This and `times` the other, one after another."""
+        return Totals(
+            self.milliseconds + times * other.milliseconds,
+            self.macs + times * other.macs,
+            self.activation_elements + times * other.activation_elements,
+            self.weight_elements + times * other.weight_elements,
+            self.kernels + times * other.kernels,
+            self.gates + times * other.gates,
+            max(self.peak_elements, other.peak_elements if times else 0),
+        )
+
+
+class Prices:
+    """Totals of parts on one device, each part priced once; figures of whole students.
+
+    price: milliseconds of a whole part; by default the sum over its kernels.
+    watts: what the device draws while it runs, for the energy; None leaves the energy out.
+    """
+
+    def __init__(self, cost: CostModel, price: PartPrice | None = None, *, watts: float | None = None) -> None:
+        self.cost, self.watts = cost, watts
+        self._price = price or self._sum_of_kernels
+        self._known: dict[Part, Totals] = {}
+
+    def part(self, part: Part) -> Totals:
+        """Totals of one part."""
+        found = self._known.get(part)
+        if found is None:
+            found = self._known[part] = self._totals(part)
+        return found
+
+    def of(self, spec: StudentSpec) -> Figures:
+        """Figures of a student of stages."""
+        return self.figures(total(self.part(part) for part in parts_of(spec)))
+
+    def figures(self, totals: Totals) -> Figures:
+        """Totals of a whole network as figures."""
+        p50_ms, cost = totals.milliseconds, self.cost
+        return Figures.model_construct(
+            latency_p50_ms=p50_ms,
+            latency_p90_ms=p50_ms * cost.p90_over_p50,
+            peak_memory_mib=cost.memory_mib(totals.weight_elements, totals.peak_elements),
+            artifact_size_mib=cost.size_mib(totals.weight_elements, totals.kernels),
+            energy_mj=None if self.watts is None else self.watts * p50_ms,
+            macs=totals.macs,
+            parameters=totals.weight_elements,
+            activation_elements=totals.activation_elements,
+            kernels=totals.kernels,
+            gates=totals.gates,
+        )
+
+    def _totals(self, part: Part) -> Totals:
+        layers = part_layers(part)
+        return Totals(
+            milliseconds=self._price(part),
+            macs=sum(layer.macs for layer in layers),
+            activation_elements=sum(layer.read_elements + layer.write_elements for layer in layers),
+            weight_elements=sum(layer.weight_elements for layer in layers),
+            kernels=len(layers),
+            gates=int(part.squeeze_excite),
+            peak_elements=max(layer.live_elements for layer in layers),
+        )
+
+    def _sum_of_kernels(self, part: Part) -> float:
+        layers = part_layers(part)
+        return sum(self.cost.kernel_ms(layer.kind, layer.macs, layer.moved_elements) for layer in layers)
+
+
+def total(parts: Iterable[Totals]) -> Totals:
+    """Parts one after another. At least one."""
+    found = iter(parts)
+    summed = next(found)
+    for part in found:
+        summed = summed.plus(part)
+    return summed
+
+
+def figures_of(spec: StudentSpec, cost: CostModel) -> Figures:
+    """Predicted cost of one student on the device of a cost model."""
+    return Prices(cost).of(spec)
+
+
+def capacity_score(figures: Figures) -> float:
+    """Prior for accuracy from size alone: logs of compute, weights and depth, less a charge for moved activations."""
+    return (
+        MACS_WEIGHT * math.log(figures.macs)
+        + PARAMETERS_WEIGHT * math.log(figures.parameters)
+        + DEPTH_WEIGHT * math.log(figures.kernels - KERNELS_PER_GATE * figures.gates)
+        - ACTIVATIONS_WEIGHT * math.log(figures.activation_elements)
+        + GATE_WEIGHT * figures.gates
+    )
