@@ -14,7 +14,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -62,8 +62,12 @@ def run_watched(
     timeout_s: float,
     memory_limit_gib: float,
     cancelled: threading.Event | None = None,
+    progress: Callable[[], object] | None = None,
 ) -> Exit:
-    """Run `command` with both output streams in `log`; kill its whole group on timeout, memory, cancel or Ctrl-C."""
+    """Run `command` with both output streams in `log`; kill its whole group on timeout, memory, cancel or Ctrl-C.
+
+    progress: asked several times a second; when its answer changes, the clock of `timeout_s` starts anew.
+    """
     log.parent.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     with log.open("wb") as stream:
@@ -76,7 +80,8 @@ def run_watched(
             start_new_session=True,
         )
     try:
-        ending, peak_gib = _watch(child, started + timeout_s, memory_limit_gib, cancelled or threading.Event())
+        clock = _Clock(timeout_s, progress)
+        ending, peak_gib = _watch(child, clock, memory_limit_gib, cancelled or threading.Event())
     finally:
         _kill_group(child)
     code = child.returncode
@@ -85,8 +90,23 @@ def run_watched(
     return Exit(ending=ending, code=code, wall_s=time.monotonic() - started, peak_rss_gib=peak_gib)
 
 
+class _Clock:
+    """Runs out `timeout_s` after the last sign of progress."""
+
+    def __init__(self, timeout_s: float, progress: Callable[[], object] | None) -> None:
+        self.timeout_s, self.progress = timeout_s, progress
+        self.seen: object = None
+        self.deadline = time.monotonic() + timeout_s
+
+    def has_run_out(self) -> bool:
+        seen = self.progress() if self.progress is not None else None
+        if seen != self.seen:
+            self.seen, self.deadline = seen, time.monotonic() + self.timeout_s
+        return time.monotonic() > self.deadline
+
+
 def _watch(
-    child: subprocess.Popen[bytes], deadline: float, memory_limit_gib: float, cancelled: threading.Event
+    child: subprocess.Popen[bytes], clock: _Clock, memory_limit_gib: float, cancelled: threading.Event
 ) -> tuple[Ending, float]:
     peak_gib = 0.0
     while True:
@@ -96,7 +116,7 @@ def _watch(
         peak_gib = max(peak_gib, resident_gib(child.pid))
         if peak_gib > memory_limit_gib:
             return "memory", peak_gib
-        if time.monotonic() > deadline:
+        if clock.has_run_out():
             return "timeout", peak_gib
         if cancelled.is_set():
             return "cancelled", peak_gib

@@ -1,7 +1,12 @@
-"""Run conversions in subprocesses: one artifact or one clear error each; a converter that dies takes nothing along."""
+"""Run conversions in subprocesses: one artifact or one clear error each; a converter that dies takes nothing along.
+
+Those of one target share a process, for importing a converter takes 5 to 10 s of CPU; what fails in the wake of
+another is tried again in a process of its own.
+"""
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import sys
@@ -46,7 +51,11 @@ def export_one(request: ExportRequest, *, log: Path, cache: Path | None = None) 
         ConversionError: the converter failed, crashed, hung or ran out of memory; its last lines and the log are named.
     """
     run = _Run(threads=_cores(), cancelled=None, cache=ExportCache(cache) if cache else None)
-    return _export(request, log=log, run=run)[0]
+    ended: list[_Ended] = []
+    _convert([(request, log)], run, lambda _, end: ended.append(end))
+    if isinstance(ended[0].found, EdgekdError):
+        raise ended[0].found
+    return ended[0].found
 
 
 def export_all(
@@ -59,6 +68,7 @@ def export_all(
 ) -> list[ExportOutcome]:
     """Convert every request, `jobs` at a time, and report each in the order asked; a failure does not stop the others.
 
+    Requests for one target share a process, whose converter is imported once, as far as that keeps `jobs` busy.
     jobs: None takes as many as cores and free memory allow. on_done: called as each ends of itself, from its thread.
     cache: folder of earlier exports (`default_cache()`), None for none. Ctrl-C ends every running converter, then
     propagates.
@@ -66,22 +76,26 @@ def export_all(
     cancelled = threading.Event()
     at_once = max(1, jobs if jobs is not None else parallel_jobs(len(requests)))
     run = _Run(max(1, _cores() // at_once), cancelled, ExportCache(cache) if cache else None)
-
-    def one(request: ExportRequest, log: Path) -> ExportOutcome:
-        outcome = _outcome(request, log=log, run=run)
-        if on_done is not None and not cancelled.is_set():
-            on_done(outcome)
-        return outcome
-
     pairs = list(zip(requests, _log_names(requests, log_dir), strict=True))
+    outcomes: dict[int, ExportOutcome] = {}
+
+    def one(group: list[int]) -> None:
+        def done(place: int, end: _Ended) -> None:
+            outcomes[group[place]] = outcome = _outcome(*pairs[group[place]], end)
+            if on_done is not None and not cancelled.is_set():
+                on_done(outcome)
+
+        _convert([pairs[index] for index in group], run, done)
+
     with ThreadPoolExecutor(max_workers=at_once) as pool:
         try:
-            futures = {index: pool.submit(one, *pairs[index]) for index in _longest_first(requests)}
-            return [futures[index].result() for index in range(len(requests))]
+            for future in [pool.submit(one, group) for group in _groups(requests, at_once)]:
+                future.result()
         except BaseException:
             cancelled.set()
             pool.shutdown(wait=True, cancel_futures=True)
             raise
+    return [outcomes[index] for index in range(len(requests))]
 
 
 def parallel_jobs(n_requests: int) -> int:
@@ -90,10 +104,19 @@ def parallel_jobs(n_requests: int) -> int:
     return max(1, min(n_requests, _cores(), by_memory))
 
 
-def _longest_first(requests: Sequence[ExportRequest]) -> list[int]:
-    """Positions with the slowest converters in front: the last one to start decides when all are done."""
+def _groups(requests: Sequence[ExportRequest], at_once: int) -> list[list[int]]:
+    """Positions that share a process: of one target, in enough groups to keep `at_once` busy.
+
+    The slowest converters come first: the last group to start decides when all are done.
+    """
     rank = {target: position for position, target in enumerate(SLOWEST)}
-    return sorted(range(len(requests)), key=lambda index: rank.get(requests[index].target, len(rank)))
+    by_target: dict[str, list[int]] = {}
+    for index, request in enumerate(requests):
+        by_target.setdefault(request.target, []).append(index)
+    parts = math.ceil(at_once / max(len(by_target), 1))
+    slowest_first = sorted(by_target, key=lambda target: rank.get(target, len(rank)))
+    split = [by_target[target][part::parts] for target in slowest_first for part in range(parts)]
+    return [group for group in split if group]
 
 
 def why_refused(request: ExportRequest) -> str | None:
@@ -118,54 +141,132 @@ class _Run:
     cache: ExportCache | None
 
 
-def _outcome(request: ExportRequest, *, log: Path, run: _Run) -> ExportOutcome:
-    started = time.monotonic()
-    state, artifact, reason, cached = "exported", None, "", False
-    try:
-        artifact, cached = _export(request, log=log, run=run)
-    except (RefusedError, MissingExtraError) as error:
-        state, reason = "refused", str(error)
-    except EdgekdError as error:
-        state, reason = "failed", str(error)
-    return ExportOutcome.model_validate(
-        dict(
-            target=request.target,
-            precision=request.precision,
-            state=state,
-            artifact=artifact,
-            reason=reason,
-            log=log.name if log.exists() and not cached else "",
-            wall_s=time.monotonic() - started,
-            cached=cached,
-        )
+@dataclass(frozen=True)
+class _Ended:
+    """What became of one request. cached: the artifact came from the cache."""
+
+    found: Artifact | EdgekdError
+    wall_s: float
+    cached: bool = False
+
+
+@dataclass(frozen=True)
+class _Conversion:
+    """A request on its way. place: among those of its call. staging: where its worker writes. key: in the cache."""
+
+    place: int
+    request: ExportRequest
+    log: Path
+    target: Target
+    staging: Path
+    key: str | None
+
+
+def _outcome(request: ExportRequest, log: Path, end: _Ended) -> ExportOutcome:
+    found = end.found
+    refused = isinstance(found, RefusedError | MissingExtraError)
+    return ExportOutcome(
+        target=request.target,
+        precision=request.precision,
+        state="exported" if isinstance(found, Artifact) else "refused" if refused else "failed",
+        artifact=found if isinstance(found, Artifact) else None,
+        reason="" if isinstance(found, Artifact) else str(found),
+        log=log.name if log.exists() and not end.cached else "",
+        wall_s=end.wall_s,
+        cached=end.cached,
     )
 
 
-def _export(request: ExportRequest, *, log: Path, run: _Run) -> tuple[Artifact, bool]:
-    """The artifact, and whether it came from the cache."""
+def _convert(pairs: Sequence[tuple[ExportRequest, Path]], run: _Run, done: Callable[[int, _Ended], None]) -> None:
+    """Requests for one target with their logs: from the cache, or one after another in as few processes as it takes."""
+    waiting: list[_Conversion] = []
+    try:
+        for place, (request, log) in enumerate(pairs):
+            started = time.monotonic()
+            try:
+                waiting.append(_prepared(place, request, log, run))
+            except EdgekdError as error:
+                done(place, _Ended(error, time.monotonic() - started))
+                continue
+            if (kept := _from_cache(waiting[-1], run)) is not None:
+                done(place, _Ended(kept, time.monotonic() - started, cached=True))
+                shutil.rmtree(waiting.pop().staging, ignore_errors=True)
+        remaining = waiting
+        while remaining:
+            remaining = _in_one_process(remaining, run, done)
+    finally:
+        for conversion in waiting:
+            shutil.rmtree(conversion.staging, ignore_errors=True)
+
+
+def _prepared(place: int, request: ExportRequest, log: Path, run: _Run) -> _Conversion:
     target = _accept(request)
     key = key_of(request) if run.cache is not None else None
-    request.out.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{request.out.name}.", suffix=".tmp", dir=request.out.resolve().parent))
-    try:
-        if run.cache is not None and key is not None and (kept := run.cache.fetch(key, staging)) is not None:
-            return _publish(kept, staging, request.out), True
-        with tempfile.TemporaryDirectory(prefix="edgekd-export-") as exchange:
-            result = Path(exchange) / "result.json"
-            end = run_watched(
-                [*WORKER_COMMAND, str(_write_request(request, staging, Path(exchange))), str(result)],
-                log=log,
-                environment=worker_environment(os.environ, run.threads),
-                timeout_s=target.timeout_s,
-                memory_limit_gib=target.memory_limit_gib,
-                cancelled=run.cancelled,
-            )
-            artifact = _publish(_artifact_from(request, end, result, log), staging, request.out)
-        if run.cache is not None and key is not None:
-            run.cache.store(key, request.out)
-        return artifact, False
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+    parent = request.out.resolve().parent
+    parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{request.out.name}.", suffix=".tmp", dir=parent))
+    return _Conversion(place, request, log, target, staging, key)
+
+
+def _from_cache(conversion: _Conversion, run: _Run) -> Artifact | None:
+    if run.cache is None or conversion.key is None:
+        return None
+    kept = run.cache.fetch(conversion.key, conversion.staging)
+    return None if kept is None else _publish(kept, conversion.staging, conversion.request.out)
+
+
+def _in_one_process(
+    waiting: Sequence[_Conversion], run: _Run, done: Callable[[int, _Ended], None]
+) -> list[_Conversion]:
+    """Run them; what is to be tried again, in a process of its own.
+
+    A failure is only believed of the first of a process: the others may have died of what came before them.
+    """
+    with tempfile.TemporaryDirectory(prefix="edgekd-export-") as folder:
+        results = [Path(folder) / f"{conversion.place}.result.json" for conversion in waiting]
+        end = _worker(waiting, results, run)
+        again = []
+        for conversion, result in zip(waiting, results, strict=True):
+            document: Mapping[str, Any] = read_json(result) if result.is_file() else {}
+            try:
+                artifact = _artifact_from(conversion, end, document)
+                found: Artifact | EdgekdError = _publish(artifact, conversion.staging, conversion.request.out)
+            except EdgekdError as error:
+                if conversion is not waiting[0] and not isinstance(error, RefusedError) and end.ending != "cancelled":
+                    again.append(_emptied(conversion))
+                    continue
+                found = error
+            if isinstance(found, Artifact) and run.cache is not None and conversion.key is not None:
+                run.cache.store(conversion.key, conversion.request.out)
+            done(conversion.place, _Ended(found, document.get("wall_s", end.wall_s)))
+    return again
+
+
+def _emptied(conversion: _Conversion) -> _Conversion:
+    """Ready to be tried again: nothing is left of the first try."""
+    shutil.rmtree(conversion.staging, ignore_errors=True)
+    conversion.staging.mkdir()
+    return conversion
+
+
+def _worker(waiting: Sequence[_Conversion], results: Sequence[Path], run: _Run) -> Exit:
+    """The process that converts them; the target's timeout holds for each of them."""
+    arguments: list[str] = []
+    for conversion, result in zip(waiting, results, strict=True):
+        conversion.log.parent.mkdir(parents=True, exist_ok=True)
+        conversion.log.write_bytes(b"")
+        request = _write_request(conversion, result.with_name(f"{conversion.place}.request.json"))
+        arguments += [str(request), str(result), str(conversion.log.resolve())]
+    target = waiting[0].target
+    return run_watched(
+        [*WORKER_COMMAND, *arguments],
+        log=waiting[0].log,
+        environment=worker_environment(os.environ, run.threads),
+        timeout_s=target.timeout_s,
+        memory_limit_gib=target.memory_limit_gib,
+        cancelled=run.cancelled,
+        progress=lambda: sum(result.is_file() for result in results),
+    )
 
 
 def _accept(request: ExportRequest) -> Target:
@@ -184,9 +285,10 @@ def _accept(request: ExportRequest) -> Target:
     return target
 
 
-def _write_request(request: ExportRequest, staging: Path, exchange: Path) -> Path:
-    absolute = request.model_copy(update={"program": request.program.resolve(), "out": staging})
-    return write_text(exchange / "request.json", absolute.model_dump_json(indent=1) + "\n")
+def _write_request(conversion: _Conversion, path: Path) -> Path:
+    request = conversion.request
+    absolute = request.model_copy(update={"program": request.program.resolve(), "out": conversion.staging})
+    return write_text(path, absolute.model_dump_json(indent=1) + "\n")
 
 
 def worker_environment(base: Mapping[str, str], threads: int) -> dict[str, str]:
@@ -208,14 +310,14 @@ def worker_environment(base: Mapping[str, str], threads: int) -> dict[str, str]:
     return {**defaults, **base, **fixed}
 
 
-def _artifact_from(request: ExportRequest, end: Exit, result: Path, log: Path) -> Artifact:
-    """What the worker left behind, as an artifact or as the error it stands for."""
-    document: Mapping[str, Any] = read_json(result) if end.ending == "exit" and result.is_file() else {}
-    if end.ending == "exit" and end.code == 0 and "artifact" in document:
+def _artifact_from(conversion: _Conversion, end: Exit, document: Mapping[str, Any]) -> Artifact:
+    """What the worker left behind, as an artifact or as the error it stands for. document: {} where it left none."""
+    if "artifact" in document:
         return Artifact.model_validate(document["artifact"])
-    where = f"target '{request.target}' ({request.precision})"
+    where = f"target '{conversion.request.target}' ({conversion.request.precision})"
     if document.get("kind") in ("RefusedError", "MissingExtraError"):
         raise RefusedError(document["what"], where=where, fix=document["fix"])
+    log = conversion.log
     what = document.get("what") or _what_happened(end, log)
     fix = "; ".join(text for text in (document.get("fix", ""), f"see {log.name}") if text)
     raise ConversionError(what, where=where, fix=fix)

@@ -1,6 +1,7 @@
-"""The child process of one conversion: `python -m edgekd.export.worker REQUEST.json RESULT.json`.
+"""The child process of one target's conversions: `python -m edgekd.export.worker REQUEST.json RESULT.json LOG ...`.
 
-Its streams are the log. The result goes to a file, because converters write what they like to stdout.
+Three paths for each conversion, one after another: the converter is imported once. Its streams are the conversion's
+log. The result goes to a file, because converters write what they like to stdout.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from collections.abc import Callable
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from edgekd.artifact import Artifact
 from edgekd.errors import EdgekdError, InputError
@@ -104,12 +107,26 @@ def end_with_parent() -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Convert as the request says and write the result; 0 when there is an artifact, else 1."""
-    request_path, result_path = (Path(argument) for argument in arguments)
+    """Convert as each request says and write each result; 0 when there is an artifact of every one, else 1."""
     end_with_parent()
-    document = convert(ExportRequest.model_validate_json(request_path.read_text(encoding="utf-8")))
-    write_json(result_path, document)
-    return 0 if "artifact" in document else 1
+    complete = True
+    started = psutil.Process().create_time()  # the import of the converter counts for the first
+    for request, result, log in zip(*[map(Path, arguments)] * 3, strict=True):
+        write_to(log)
+        document = convert(ExportRequest.model_validate_json(request.read_text(encoding="utf-8")))
+        write_json(result, {**document, "wall_s": time.time() - started})
+        started = time.time()
+        complete = complete and "artifact" in document
+    return 0 if complete else 1
+
+
+def write_to(log: Path) -> None:
+    """Both streams of this process, its C libraries' too, go to the log from here on."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with log.open("ab") as stream:
+        os.dup2(stream.fileno(), 1)
+        os.dup2(stream.fileno(), 2)
 
 
 if __name__ == "__main__":

@@ -20,19 +20,33 @@ from edgekd.export.process import Exit, last_lines, run_watched
 from edgekd.profile import load_profile
 from edgekd.targets import get_target
 
-# A well-behaved converter without torch: writes one file and the result document.
+# A well-behaved converter without torch: writes one file and the result document for each of its requests.
 GOOD = """
 import hashlib, json, pathlib, sys
-request = json.loads(pathlib.Path(sys.argv[1]).read_text())
-path = pathlib.Path(request["out"]) / "model.pt2"
-path.write_bytes(b"weights")
-tensor = {"name": "image", "shape": [1, 3, 8, 8], "dtype": "float32", "layout": "NCHW"}
-artifact = {"target": request["target"], "precision": request["precision"], "path": str(path), "inputs": [tensor],
-            "outputs": [tensor | {"name": "logits", "shape": [1, 4], "layout": "NC"}], "size_bytes": 7,
-            "sha256": hashlib.sha256(b"weights").hexdigest()}
-print("noise on stdout"); print("noise on stderr", file=sys.stderr)
-pathlib.Path(sys.argv[2]).write_text(json.dumps({"artifact": artifact}))
+def convert(request_path, result_path):
+    request = json.loads(pathlib.Path(request_path).read_text())
+    path = pathlib.Path(request["out"]) / "model.pt2"
+    path.write_bytes(b"weights")
+    tensor = {"name": "image", "shape": [1, 3, 8, 8], "dtype": "float32", "layout": "NCHW"}
+    artifact = {"target": request["target"], "precision": request["precision"], "path": str(path), "inputs": [tensor],
+                "outputs": [tensor | {"name": "logits", "shape": [1, 4], "layout": "NC"}], "size_bytes": 7,
+                "sha256": hashlib.sha256(b"weights").hexdigest()}
+    print("noise on stdout", flush=True); print("noise on stderr", file=sys.stderr)
+    pathlib.Path(result_path).write_text(json.dumps({"artifact": artifact, "wall_s": 0.5}))
+for place in range(1, len(sys.argv), 3):
+    if TROUBLE: TROUBLE(sys.argv[place])
+    convert(*sys.argv[place:place + 2])
 """
+GOOD_ONLY = "TROUBLE = None\n" + GOOD
+# Dies whenever it comes to an fp16 request.
+CRASHES_AT_FP16 = (
+    """
+import os
+def TROUBLE(path):
+    if '"fp16"' in open(path).read().split('program')[0]: os.abort()
+"""
+    + GOOD
+)
 
 
 @pytest.fixture
@@ -57,7 +71,7 @@ def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 def test_a_good_worker_leaves_the_whole_folder_with_its_manifest(worker, request_null, tmp_path):
-    worker(GOOD)
+    worker(GOOD_ONLY)
     artifact = export_one(request_null, log=tmp_path / "null.log")
     assert artifact.path == request_null.out / "model.pt2"
     assert artifact.path.read_bytes() == b"weights"
@@ -67,7 +81,7 @@ def test_a_good_worker_leaves_the_whole_folder_with_its_manifest(worker, request
 
 
 def test_converters_noise_goes_to_the_log_and_not_to_the_terminal(worker, request_null, tmp_path, capfd):
-    worker(GOOD)
+    worker(GOOD_ONLY)
     export_one(request_null, log=tmp_path / "null.log")
     assert capfd.readouterr() == ("", "")
     assert (tmp_path / "null.log").read_text().split("\n")[:2] == ["noise on stdout", "noise on stderr"]
@@ -127,7 +141,7 @@ def test_success_without_a_result_is_a_failure(worker, request_null, tmp_path):
 
 
 def test_a_failed_conversion_leaves_the_earlier_artifact_alone(worker, request_null, tmp_path):
-    worker(GOOD)
+    worker(GOOD_ONLY)
     export_one(request_null, log=tmp_path / "null.log")
     worker(
         "import json, pathlib, sys\n"
@@ -141,7 +155,7 @@ def test_a_failed_conversion_leaves_the_earlier_artifact_alone(worker, request_n
 
 
 def test_a_new_artifact_replaces_the_old_folder_as_a_whole(worker, request_null, tmp_path):
-    worker(GOOD)
+    worker(GOOD_ONLY)
     export_one(request_null, log=tmp_path / "null.log")
     (request_null.out / "stale.bin").write_bytes(b"from an older version")
     export_one(request_null, log=tmp_path / "null.log")
@@ -149,7 +163,7 @@ def test_a_new_artifact_replaces_the_old_folder_as_a_whole(worker, request_null,
 
 
 def test_a_folder_that_is_not_an_artifact_is_never_replaced(worker, request_null, tmp_path):
-    worker(GOOD)
+    worker(GOOD_ONLY)
     request_null.out.mkdir(parents=True)
     (request_null.out / "thesis.tex").write_text("years of work")
     with pytest.raises(InputError, match="exists and is not an artifact folder"):
@@ -157,13 +171,14 @@ def test_a_folder_that_is_not_an_artifact_is_never_replaced(worker, request_null
     assert (request_null.out / "thesis.tex").read_text() == "years of work"
 
 
-def test_one_crash_does_not_stop_the_other_conversions(worker, request_null, tmp_path):
-    worker("import os, sys\nif 'fp16' in open(sys.argv[1]).read().split('program')[0]: os.abort()\n" + GOOD)
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_one_crash_does_not_stop_the_other_conversions(worker, request_null, tmp_path, jobs):
+    worker(CRASHES_AT_FP16)
     second = request_null.model_copy(update={"precision": "fp16", "out": tmp_path / "artifacts" / "null-fp16"})
     third = request_null.model_copy(update={"out": tmp_path / "artifacts" / "again"})
     seen: list[str] = []
     outcomes = export_all(
-        [request_null, second, third], tmp_path / "logs", jobs=2, on_done=lambda o: seen.append(o.state)
+        [request_null, second, third], tmp_path / "logs", jobs=jobs, on_done=lambda o: seen.append(o.state)
     )
     assert [outcome.state for outcome in outcomes] == ["exported", "failed", "exported"]
     assert sorted(seen) == ["exported", "exported", "failed"]
@@ -174,6 +189,37 @@ def test_one_crash_does_not_stop_the_other_conversions(worker, request_null, tmp
     ]
     assert "SIGABRT" in outcomes[1].reason
     assert outcomes[1].artifact is None
+
+
+def variants(request: ExportRequest, count: int) -> list[ExportRequest]:
+    return [request.model_copy(update={"out": request.out.with_name(f"null-{index}")}) for index in range(count)]
+
+
+def test_conversions_of_one_target_share_a_process(worker, request_null, tmp_path):
+    pids = tmp_path / "pids"
+    worker(f"import os\nopen({str(pids)!r}, 'a').write(f'{{os.getpid()}} ')\n" + GOOD_ONLY)
+    outcomes = export_all(variants(request_null, 3), tmp_path / "logs", jobs=1)
+    assert [outcome.state for outcome in outcomes] == ["exported"] * 3
+    assert len(pids.read_text().split()) == 1
+    export_all(variants(request_null, 3), tmp_path / "logs", jobs=3)
+    assert len(pids.read_text().split()) == 4, "three jobs want three processes"
+
+
+def test_what_fails_after_another_is_tried_again_alone(worker, request_null, tmp_path):
+    """A converter that fails whenever it is not the first of its process: state left behind by the one before."""
+    worker(
+        "import json, pathlib, sys\ndef TROUBLE(path):\n    if path != sys.argv[1]:\n"
+        "        pathlib.Path(path.replace('request', 'result')).write_text('{\"what\": \"stale state\"}')\n"
+        "        raise SystemExit(1)\n" + GOOD
+    )
+    outcomes = export_all(variants(request_null, 3), tmp_path / "logs", jobs=1)
+    assert [outcome.state for outcome in outcomes] == ["exported"] * 3
+
+
+def test_the_timeout_is_each_conversions_own(worker, request_null, tmp_path):
+    worker("import time\ndef TROUBLE(path): time.sleep(1.5)\n" + GOOD, timeout_s=3.0)
+    outcomes = export_all(variants(request_null, 3), tmp_path / "logs", jobs=1)
+    assert [outcome.state for outcome in outcomes] == ["exported"] * 3
 
 
 def test_a_missing_package_is_a_refusal_that_names_the_extra(monkeypatch, request_null, tmp_path):
