@@ -25,6 +25,8 @@ from edgekd.commands.export_options import (
     ObserverName,
     Precisions,
     Profile,
+    QatEpochs,
+    QatRate,
     TestImages,
 )
 from edgekd.commands.run_options import Data, ImageSize, Seed, SkipBad, TargetList, Weights
@@ -46,6 +48,8 @@ def export(  # noqa: PLR0913 - a command's options are its parameters
     profile: Profile = None,
     calibration_images: Calibration = None,
     observer: ObserverName = "auto",
+    qat_epochs: QatEpochs = 0.0,
+    qat_learning_rate: QatRate = 1e-4,
     float_layers: FloatLayers = None,
     max_loss_points: MaxLoss = 1.0,
     fix: Fix = False,

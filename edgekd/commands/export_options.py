@@ -25,6 +25,13 @@ Calibration = Annotated[
     int | None, typer.Option("--calibration-images", min=1, help="Training images for int8. Default: 512.")
 ]
 ObserverName = Annotated[str, typer.Option("--observer", help="Ranges: auto, minmax, percentile or mse.")]
+QatEpochs = Annotated[
+    float,
+    typer.Option(
+        "--qat-epochs", min=0, help="Train int8 on, with the float model as its teacher, for so many epochs (or parts)."
+    ),
+]
+QatRate = Annotated[float, typer.Option("--qat-learning-rate", help="Of AdamW, at its highest.")]
 FloatLayers = Annotated[
     str | None, typer.Option("--float-layers", help="Comma-separated paths of layers that stay float in int8.")
 ]
@@ -122,7 +129,19 @@ def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:
 
 
 _AS_THEY_ARE = (
-    *("model", "weights", "data", "image_size", "profile", "calibration_images", "observer", "fix", "measure"),
+    *(
+        "model",
+        "weights",
+        "data",
+        "image_size",
+        "profile",
+        "calibration_images",
+        "observer",
+        "qat_epochs",
+        "qat_learning_rate",
+        "fix",
+        "measure",
+    ),
     "explain",
     *("input_layout", "fold_preprocessing", "jobs", "seed", "skip_bad", "max_loss_points", "test_images"),
     "check_images",

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -416,3 +417,40 @@ def test_a_branch_on_the_data_is_exported_right_or_not_at_all(export, folder: Pa
     assert "Traceback" not in err
     for row in ExportDocument.model_validate_json(out).rows:
         assert row.reason or (row.check is not None and row.check.snr_db is not None and row.check.snr_db >= 60)
+
+
+# --- quantisation-aware training ---
+
+
+@pytest.fixture(scope="module")
+def uneven(folder: Path, tiny_dataset: Dataset) -> str:
+    """A small trained net whose last activations have one channel 300 times as large as its neighbours."""
+    from edgekd.teachers import save_teacher
+    from edgekd.teachers.architectures import build
+
+    torch.manual_seed(0)
+    net: Any = build("edgekd:wrn10-1", num_classes=CLASSES, in_channels=1, image_size=28)
+    trained(net.train(), tiny_dataset, 60)
+    with torch.no_grad():
+        net.bn.weight[0] *= 300
+        net.bn.bias[0] *= 300
+        net.fc.weight[:, 0] /= 300
+    facts = {"architecture": "edgekd:wrn10-1", "num_classes": CLASSES, "in_channels": 1, "data": tiny_dataset.name}
+    save_teacher(net, folder / "uneven.safetensors", facts={**facts, **tiny_dataset.preprocessing.to_dict()})
+    return "uneven.safetensors"
+
+
+def test_int8_learns_what_it_lost_from_its_float_self(export, uneven: str) -> None:
+    options = (*NULL, "--precision", "int8", "--observer", "minmax", "--no-explain", "--test-images", "64", "--json")
+    code, out, err = export(uneven, *options, "--qat-epochs", "4", "--qat-learning-rate", "0.003")
+    assert code == 0, err
+    facts = ExportDocument.model_validate_json(out).programs[-1]
+    assert (facts.qat_epochs, facts.coverage) == (4, (14, 14))
+    losses = [sum(row["losses"].values()) for row in facts.qat_history]
+    assert len(losses) == 4
+    assert losses[-1] < losses[0] / 2
+
+
+def test_a_program_that_cannot_train_says_so(export) -> None:
+    said = error_of(export("net.pt2", *NULL, "--precision", "int8", "--qat-epochs", "1"))
+    assert said.startswith("--qat-epochs: a .pt2 program is in eval mode for good")

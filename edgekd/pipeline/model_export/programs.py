@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,12 +17,14 @@ from edgekd.errors import InputError, did_you_mean
 from edgekd.export.check_reference import answering
 from edgekd.files import write_json
 from edgekd.pipeline.context import sample_images
+from edgekd.pipeline.events import Events
 from edgekd.pipeline.model_export.inputs import ModelInputs
 from edgekd.pipeline.model_export.request import (
     CALIBRATION_IMAGES_DEFAULT,
     CALIBRATION_IMAGES_MIN,
     ModelExportSettings,
 )
+from edgekd.pipeline.model_export.training import trained_int8
 from edgekd.pipeline.record import fingerprint
 from edgekd.quant import export_float, int8_coverage, ptq, save_program
 from edgekd.quant.gates import has_gates
@@ -53,6 +56,8 @@ class ProgramFacts(Frozen):
     snr_db: float | None = None
     coverage: tuple[int, int] | None = None
     int8_macs_share: float | None = None
+    qat_epochs: float = 0.0
+    qat_history: tuple[dict[str, Any], ...] = ()
     seconds: float = 0.0
 
 
@@ -110,9 +115,14 @@ def build_float(inputs: ModelInputs) -> Programs:
 
 
 def add_int8(
-    programs: Programs, inputs: ModelInputs, settings: ModelExportSettings, specs: Mapping[str, QuantSpec]
+    programs: Programs,
+    inputs: ModelInputs,
+    settings: ModelExportSettings,
+    specs: Mapping[str, QuantSpec],
+    *,
+    events: Events,
 ) -> None:
-    """Quantise once per (name, spec), from one calibration sample."""
+    """Quantise once per (name, spec), from one calibration sample, and train on where `qat_epochs` asks for it."""
     if not len(programs.indices):
         programs.indices = calibration_sample(inputs, settings)
     batches = batches_of(inputs, programs.indices)
@@ -126,7 +136,11 @@ def add_int8(
             continue
         made[effective] = name
         started = time.monotonic()
-        program = ptq(inputs.module, batches, spec, outputs=inputs.outputs)
+        history: tuple[dict[str, Any], ...] = ()
+        if settings.qat_epochs:
+            program, history = trained_int8(inputs, settings, spec, batches[0], events)
+        else:
+            program = ptq(inputs.module, batches, spec, outputs=inputs.outputs)
         programs.built[name] = program
         programs.facts[name] = ProgramFacts(
             name=name,
@@ -135,6 +149,8 @@ def add_int8(
             calibration=used,
             snr_db=snr_between(programs.built[FLOAT], program, torch.cat(batches)[:_SNR_IMAGES]),
             coverage=int8_coverage(program),
+            qat_epochs=settings.qat_epochs,
+            qat_history=history,
             seconds=time.monotonic() - started,
         )
 

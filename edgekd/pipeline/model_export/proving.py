@@ -205,7 +205,8 @@ def _loss_with(work: Work, spec: QuantSpec, layers: tuple[str, ...]) -> float:
     """Accuracy lost with some more layers in float, before any conversion."""
     name = f"{FLOAT}-trial"
     mixed = spec.model_copy(update={"float_layers": (*spec.float_layers, *layers)})
-    add_int8(work.programs, work.inputs, work.settings, {name: mixed})
+    untrained = work.settings.model_copy(update={"qat_epochs": 0.0})  # a training for every list would take hours
+    add_int8(work.programs, work.inputs, untrained, {name: mixed}, events=work.events)
     program = work.programs.built.pop(name)
     del work.programs.facts[name]
     return loss_points(work.inputs, work.settings, work.programs.built[FLOAT], program)
@@ -251,7 +252,7 @@ def _mixed(work: Work, concerned: Sequence[Candidate], layers: tuple[str, ...]) 
         if name is None:
             taken = sum(n.startswith(f"{before.program}-{VARIANT}") for n in work.programs.facts)
             name = f"{before.program}-{VARIANT}{taken + 1 if taken else ''}"
-            add_int8(work.programs, work.inputs, work.settings, {name: spec})
+            add_int8(work.programs, work.inputs, work.settings, {name: spec}, events=work.events)
             work.programs.save(work.folder)
         used = sum(c.planned.label.startswith(f"{before.label}-{VARIANT}") for c in work.candidates)
         variant = f"{VARIANT}{used + 1 if used else ''}"

@@ -23,6 +23,7 @@ class ModelExportSettings(Frozen):
     every one that is installed (the profile's, with a profile). precisions: with `auto`, all of them are tried and the
     fastest that keeps its accuracy is chosen per target.
     calibration_images: None takes 512, or all there are from 300 on; a number is taken as it is.
+    qat_epochs: of quantisation-aware training with the float model as the teacher; 0 quantises after training (PTQ).
     explain: where a bar is missed, look for the layers. float_layers: paths of layers that stay float in int8. fix:
     apply what bisection and sensitivity propose.
     test_images, check_images: of the accuracy and of the parity figures. jobs: conversions at a time, None for as many
@@ -42,6 +43,8 @@ class ModelExportSettings(Frozen):
     profile: str | None = None
     calibration_images: int | None = Field(default=None, ge=1)
     observer: Observer = "auto"
+    qat_epochs: float = Field(default=0.0, ge=0, le=1000)
+    qat_learning_rate: float = Field(default=1e-4, gt=0)
     float_layers: tuple[str, ...] = ()
     fix: bool = False
     measure: bool = True

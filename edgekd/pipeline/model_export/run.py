@@ -24,10 +24,11 @@ from edgekd.pipeline.model_export.converting import convert
 from edgekd.pipeline.model_export.inputs import ModelInputs, load_inputs
 from edgekd.pipeline.model_export.measuring import Timing, measure
 from edgekd.pipeline.model_export.planning import Planned, plan, specs_of
-from edgekd.pipeline.model_export.programs import Programs, add_int8, build_float, refuse_unknown_layers
+from edgekd.pipeline.model_export.programs import ProgramFacts, Programs, add_int8, build_float, refuse_unknown_layers
 from edgekd.pipeline.model_export.proving import Diagnosis, prove
 from edgekd.pipeline.model_export.request import ModelExportSettings
 from edgekd.pipeline.model_export.result import DataFacts, ExportDocument, ExportRow, ModelFacts, State
+from edgekd.pipeline.model_export.training import refuse_untrainable
 from edgekd.pipeline.model_export.work import Candidate, Work
 from edgekd.pipeline.record import exclusive, next_free
 from edgekd.quant import output_names
@@ -67,6 +68,7 @@ def export_model(
         listener.stage(1, STEPS, "load the model and the data")
         inputs = load_inputs(settings)
         refuse_unknown_layers(inputs, settings.float_layers)
+        refuse_untrainable(inputs, settings)
         planned = plan(settings, inputs.profile, preprocessing=inputs.preprocessing.to_dict())
         for note in inputs.notes:
             listener.note(note)
@@ -90,15 +92,19 @@ def programs_for(
     """The float program and every int8 program that the plan needs, in memory."""
     programs = build_float(inputs)
     if specs := specs_of(planned):
-        add_int8(programs, inputs, settings, specs)
+        add_int8(programs, inputs, settings, specs, events=events)
     for facts in programs.facts.values():
         if facts.spec is not None and facts.calibration is not None and facts.snr_db is not None:
             done, total = facts.coverage or (0, 0)
             events.note(
                 f"{facts.name}: {done} of {total} layers in int8, {facts.snr_db:.1f} dB from float, "
-                f"{facts.calibration.n} calibration images"
+                f"{facts.calibration.n} calibration images{_trained(facts)}"
             )
     return programs
+
+
+def _trained(facts: ProgramFacts) -> str:
+    return f", {facts.qat_epochs:g} epochs of quantisation-aware training" if facts.qat_epochs else ""
 
 
 def _export(work: Work) -> ExportDocument:
