@@ -14,6 +14,7 @@ import typer
 
 from edgekd import __version__
 from edgekd.commands import (
+    advise,
     compare,
     devices,
     distill,
@@ -46,6 +47,7 @@ app = typer.Typer(
 )
 app.command("distill")(distill.distill)
 app.command("plan")(plan.plan)
+app.command("advise")(advise.advise)
 app.command("profile")(profile.profile)
 app.command("compare")(compare.compare)
 app.command("devices")(devices.devices)

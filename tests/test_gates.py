@@ -234,3 +234,116 @@ def test_a_speedup_counts_when_its_interval_excludes_one_and_its_output_is_right
     ratios = rows(example_report(), "ratios")
     ratios[0].update(fields)
     assert gate(example_report(ratios=ratios), "faster than the teacher as run today").state == state
+
+
+def assessment(**changes: Any) -> dict[str, Any]:
+    """What a good student's tests say."""
+    classes = [{"name": f"c{k}", "n": 1000, "teacher": 0.94, "student": 0.93, "baseline": 0.91} for k in range(10)]
+    rows = [
+        {"corruption": name, "severity": severity, "student": 0.80 - 0.02 * severity, "teacher": 0.82 - 0.02 * severity}
+        for name in ("jpeg", "gaussian noise")
+        for severity in (1, 3, 5)
+    ]
+    document = {
+        "n_test": 10_000,
+        "duplicates": 3,
+        "corruptions": rows,
+        "n_corrupted": 512,
+        "student_clean": 0.93,
+        "teacher_clean": 0.94,
+        "classes": classes,
+        "teacher_wrong": 600,
+        "student_right": 200,
+        "student_same": 300,
+        "baseline_same": 250,
+        "ece_student": 0.03,
+        "ece_teacher": 0.02,
+    }
+    return {**document, **changes}
+
+
+TEACHING = {"taught": "dkd", "advised": "dkd", "asked": True, "teacher_bytes": 2_800_000}
+
+
+def transfer_gate(name: str, *, teaching: dict[str, Any] | None = None, **changes: Any) -> Gate:
+    return gate(example_report(assessment=assessment(**changes), teaching={**TEACHING, **(teaching or {})}), name)
+
+
+def test_a_good_transfer_passes_every_gate_of_it() -> None:
+    report = example_report(assessment=assessment(), teaching=TEACHING)
+    names = {
+        "test images are held out",
+        "other distribution (corruptions)",
+        "calibration (ECE)",
+        "no class left behind",
+        "negative transfer",
+        "compression and speedup measured",
+        "method chosen for a reason",
+    }
+    found = {gate.name: gate for gate in evaluate_gates(report) if gate.name in names}
+    assert set(found) == names
+    assert {name: (g.state, g.why) for name, g in found.items() if g.state != "pass"} == {}
+    assert "x smaller" in found["compression and speedup measured"].figure
+
+
+def test_a_test_set_that_was_trained_on_is_a_hard_failure() -> None:
+    assert transfer_gate("test images are held out", duplicates=101).state == "fail"
+    assert transfer_gate("test images are held out", duplicates=100).state == "pass"
+    assert transfer_gate("test images are held out", duplicates=None).state == "unverified"
+
+
+def test_what_only_advises_warns_and_says_what_helps() -> None:
+    collapsed = [{"corruption": "jpeg", "severity": 5, "student": 0.3, "teacher": 0.8}]
+    assert transfer_gate("other distribution (corruptions)", corruptions=collapsed).state == "warn"
+    assert transfer_gate("calibration (ECE)", ece_student=0.08).state == "warn"
+    assert transfer_gate("calibration (ECE)", ece_student=0.08, ece_teacher=0.07).state == "pass"
+    lost = assessment()["classes"]
+    lost[4] = {**lost[4], "student": 0.70}
+    behind = transfer_gate("no class left behind", classes=lost)
+    assert behind.state == "warn"
+    assert "c4 70.0% against 94.0%" in behind.figure
+    negative = transfer_gate("negative transfer", classes=lost)
+    assert negative.state == "warn"
+    assert "repeats the answer on 50% (baseline 42%)" in negative.figure
+    for warned in (behind, negative):
+        assert warned.why
+
+
+def test_a_small_class_is_not_blamed_for_chance() -> None:
+    rows = assessment()["classes"]
+    rows[0] = {**rows[0], "n": 12, "teacher": 0.92, "student": 0.75}
+    assert transfer_gate("no class left behind", classes=rows).state == "pass"
+
+
+def test_without_a_baseline_negative_transfer_is_unverified() -> None:
+    found = transfer_gate("negative transfer", baseline_same=None)
+    assert found.state == "unverified"
+    assert "--baseline" in found.why
+
+
+def test_compression_that_nobody_measured_is_unverified() -> None:
+    found = transfer_gate("compression and speedup measured", teaching={"teacher_bytes": None})
+    assert found.state == "unverified"
+
+
+def test_another_recipe_than_the_advised_one_must_help() -> None:
+    assert transfer_gate("method chosen for a reason", teaching={"advised": "dist"}).state == "pass"
+    rows = [row for row in example_report().accuracies if row.role != "baseline"]
+    report = example_report(
+        assessment=assessment(), teaching={**TEACHING, "advised": "dist"}, accuracies=[r.model_dump() for r in rows]
+    )
+    assert gate(report, "method chosen for a reason").state == "warn"
+
+
+def test_a_failure_mode_is_a_warning_of_the_run_and_fails_nothing() -> None:
+    row = {"name": "overconfidence", "where": "distil", "figure": "0.1 nats", "cause": "c", "fix": "raise T"}
+    report = example_report(diagnoses=[{**row, "state": "warning"}])
+    found = gate(report, "no failure mode")
+    assert (found.state, found.why) == ("warn", "raise T")
+    assert gate(example_report(diagnoses=[{**row, "state": "ok"}]), "no failure mode").state == "pass"
+
+
+def test_on_a_subset_advice_is_unverified() -> None:
+    data = {**example_report().data.model_dump(), "note": "subset: smoke numbers only"}
+    report = example_report(data=data, assessment=assessment(ece_student=0.5))
+    assert gate(report, "calibration (ECE)").state == "unverified"

@@ -10,12 +10,12 @@ from pydantic import Field, JsonValue, ValidationError
 
 from edgekd.artifact import Artifact, Precision, TensorSpec
 from edgekd.errors import InputError
+from edgekd.report.base import Document
 from edgekd.report.document import (
     Accuracy,
     ArtifactState,
     CheckFigures,
     DataFacts,
-    Document,
     Gate,
     MeasurementRow,
     Predicted,

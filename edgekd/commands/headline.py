@@ -16,6 +16,7 @@ _COLOUR = {
     "pass": "green",
     "fail": "red",
     "unverified": "yellow",
+    "warn": "yellow",
     "measured": "bold",
     "predicted": "italic cyan",
     "missing": "dim",
@@ -54,6 +55,10 @@ def print_headline(result: RunResult) -> None:
                 f"  [{_COLOUR[gate.state]}]{gate.state}[/] {escape(f'{gate.name}: {gate.figure}; {gate.why}')}",
                 soft_wrap=True,
             )
+    for row in report.diagnoses:
+        if row.state == "warning":
+            text = f"{row.name} ({row.where}): {row.figure}; likely cause: {row.cause}; fix: {row.fix}"
+            out.print(f"  [yellow]warning[/] {escape(text)}", soft_wrap=True)
     out.print(f"report  {result.folder / 'report.html'}", soft_wrap=True)
     out.print(f"bundle  {result.folder / 'bundle.zip'}", soft_wrap=True)
 

@@ -13,8 +13,10 @@ from edgekd.commands.run_options import (
     ImageSize,
     LatencyBudget,
     MemoryBudget,
+    NeedList,
     PrecisionOption,
     ProfileName,
+    RecipeOption,
     Seed,
     SizeBudget,
     SkipBad,
@@ -35,6 +37,8 @@ def plan(  # noqa: PLR0913 - a command's options are its parameters
     precision: PrecisionOption = None,
     image_size: ImageSize = None,
     epochs: Epochs = None,
+    recipe: RecipeOption = None,
+    need: NeedList = None,
     latency_ms: LatencyBudget = None,
     memory_mib: MemoryBudget = None,
     size_mib: SizeBudget = None,
@@ -44,7 +48,7 @@ def plan(  # noqa: PLR0913 - a command's options are its parameters
     skip_bad: SkipBad = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
-    """Pick precision, targets and student for a device; nothing is trained or written.
+    """Pick precision, targets, student and recipe for a device; nothing is trained or written.
 
     Example: `edgekd plan --profile raspberry-pi-5 --latency-ms 5`
     """

@@ -58,7 +58,15 @@ Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything ran
 RecipeOption = Annotated[
     str | None,
     typer.Option(
-        "--recipe", help="How to teach: a name from `edgekd recipes list`, or a TOML file. Default: KD + hint."
+        "--recipe", help="How to teach: a name from `edgekd recipes list`, or a TOML file. Default: as advised."
+    ),
+]
+NeedList = Annotated[
+    str | None,
+    typer.Option(
+        "--need",
+        help="Comma-separated, for the advised recipe: accuracy, features, structure, robustness, calibration, "
+        "latency, training-time, interpretability.",
     ),
 ]
 SpaceList = Annotated[
@@ -74,6 +82,21 @@ ZooWeights = Annotated[
 SkipBad = Annotated[
     bool, typer.Option("--skip-bad", help="Skip unreadable images (they are counted) instead of stopping.")
 ]
+
+
+def needs_of(text: str | None) -> tuple[Any, ...]:
+    """The words of --need. Raises: InputError: an unknown one; the nearest are named."""
+    from typing import get_args
+
+    from edgekd.advisor.situation import Need
+    from edgekd.errors import InputError, did_you_mean
+
+    words = tuple(dict.fromkeys(word.strip() for word in (text or "").split(",") if word.strip()))
+    known = get_args(Need)
+    for word in words:
+        if word not in known:
+            raise InputError(f"unknown need '{word}'", where="--need", fix=did_you_mean(word, known))
+    return words
 
 
 def settings(options: Mapping[str, Any]) -> Settings:
@@ -93,6 +116,7 @@ def settings(options: Mapping[str, Any]) -> Settings:
     document = {
         **_student_options(options),
         "recipe": None if recipe is None else load_recipe(recipe),
+        "needs": needs_of(options.get("need")),
         "profile": options["profile"],
         "teacher": options["teacher"],
         "weights": options["weights"],

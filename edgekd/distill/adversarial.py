@@ -103,6 +103,7 @@ class Pass(Loss):
 
     name: ClassVar[str] = "adversarial"
     published_weight: ClassVar[float] = 0.1
+    may_rise: ClassVar[bool] = True
 
     def __init__(
         self, discriminator: Discriminator, *, student_tap: str | None = None, teacher_tap: str | None = None

@@ -20,6 +20,7 @@ from torch import nn
 from edgekd.distill import checkpoint
 from edgekd.distill.averaging import WeightAverage
 from edgekd.distill.batches import Batch, BatchStream, Share, seed_of
+from edgekd.distill.checkup import Checkup
 from edgekd.distill.ensemble import bind
 from edgekd.distill.evaluate import accuracy_of, predict
 from edgekd.distill.interrupts import Interrupted, Interrupts
@@ -116,6 +117,8 @@ class _Run:
         self.parameters = [p for p in self.ensemble.parameters() if p.requires_grad]
         self.optimiser = build_optimiser(self.parameters, stage.training)
         self.meter = Meter([term.label for term in stage.terms], self.device)
+        looks = stage.diagnose and self._is_main
+        self.checkup = Checkup(stage, self.students, self.sources, self.device) if looks else None
         self.history: list[EpochRecord] = []
         self.step = 0
         self.epoch_seconds = self.seconds = 0.0
@@ -133,6 +136,14 @@ class _Run:
             self._restore(document)
         else:
             self._train_mode()
+            self._look(last=False)
+
+    def _look(self, *, last: bool) -> None:
+        """The checkup, where it is due; it leaves the models as they were."""
+        if self.checkup is None or (self.step and not self.checkup.due(self.step, last=last)):
+            return
+        self.checkup.look(self.step, self.meter.first_by_term(), [record.losses for record in self.history])
+        self._repeat_milestones()
 
     def _train_mode(self) -> None:
         for student in self.students.values():
@@ -167,6 +178,8 @@ class _Run:
             device=str(self.device),
             processes=self.stream.share.world,
             precision="bf16" if self.bfloat16.students else "fp32",
+            checks=() if self.checkup is None else self.checkup.checks,
+            figures=None if self.checkup is None else self.checkup.figures,
         )
 
     # ------------------------------------------------------------------ the loop
@@ -274,6 +287,7 @@ class _Run:
         self.history.append(record)
         self.meter.reset()
         self.epoch_seconds = 0.0
+        self._look(last=self.step == self.total_steps)
         if self._is_main and record.val_accuracy > best:
             document = {"stage": self.stage.name, "step": self.step, "val_accuracy": record.val_accuracy}
             checkpoint.save(checkpoint.best_path(self.out), {**document, "students": self.ensemble.state()})
@@ -304,6 +318,7 @@ class _Run:
             eta_s=eta_s,
             losses=self.meter.newest_by_term(),
             epoch_record=record,
+            warnings=() if self.checkup is None else self.checkup.new_warnings(),
         )
 
     @property
@@ -358,6 +373,8 @@ class _Run:
         }
         if self.average is not None:
             document["average"] = self.average.state_dict()
+        if self.checkup is not None:
+            document["checkup"] = {**self.checkup.state_dict(), "first": self.meter.first}
         checkpoint.save(checkpoint.last_path(self.out), document)
 
     def _restore(self, document: dict[str, Any]) -> None:
@@ -369,6 +386,9 @@ class _Run:
             player.load_state_dict(document["players"][name])
         if self.average is not None:
             self.average.load_state_dict(document["average"])
+        if self.checkup is not None and "checkup" in document:
+            self.checkup.load_state_dict(document["checkup"])
+            self.meter.first = document["checkup"]["first"]
         self.meter.sums.copy_(document["sums"])
         self.meter.count = int(document["count"])
         self.history = [EpochRecord(**record) for record in document["history"]]

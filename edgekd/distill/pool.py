@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from edgekd.distill.batches import Batch
 from edgekd.distill.losses.divergence import entropy
+from edgekd.distill.pool_taps import LOGITS
 from edgekd.distill.sources import Live, Signals, Source
 from edgekd.errors import InputError, did_you_mean
 
@@ -58,7 +59,8 @@ class Pool:
 
     A soft-target loss at the same temperature T so sees exactly the weighted mean of the softened distributions, whose
     gradient is that of the weighted sum of divergences from each teacher (they differ by a constant). A tap of a
-    member is written `member/tap`. Raises: InputError: fewer than two teachers, or no such weighting.
+    member is written `member/tap`, and `member/@logits` is what that member alone says.
+    Raises: InputError: fewer than two teachers, or no such weighting.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class Pool:
             name: Live(member) if isinstance(member, nn.Module) else member for name, member in members.items()
         }
         self.weigh, self.temperature = WEIGHTINGS[weighting], temperature
+        self._logits_wanted = False
 
     def bind(self, images: Tensor, taps: Sequence[str]) -> Signals:
         """Bind every member with its own taps. Raises: InputError: an unknown member, or their classes differ."""
@@ -83,7 +86,9 @@ class Pool:
             if name not in by_member or not inner:
                 fix = f"write MEMBER/TAP; {did_you_mean(name, by_member)}"
                 raise InputError(f"tap '{tap}' names no member of the pool", fix=fix)
-            by_member[name].append(inner)
+            if inner != LOGITS:
+                by_member[name].append(inner)
+        self._logits_wanted = f"/{LOGITS}" in "".join(taps)
         said = {name: member.bind(images, by_member[name]) for name, member in self.members.items()}
         if len({signals.logits.shape for signals in said.values()}) > 1:
             classes = ", ".join(f"{name} {signals.logits.shape[-1]}" for name, signals in said.items())
@@ -102,6 +107,8 @@ class Pool:
 
     def _mixed(self, said: Mapping[str, Signals], labels: Tensor) -> Signals:
         taps = {f"{name}/{tap}": tensor for name, signals in said.items() for tap, tensor in signals.taps.items()}
+        if self._logits_wanted:
+            taps |= {f"{name}/{LOGITS}": signals.logits for name, signals in said.items()}
         logits = torch.stack([signals.logits.float() for signals in said.values()])
         softened = (logits / self.temperature).log_softmax(-1) + self.weigh(logits, labels).log().unsqueeze(-1)
         return Signals(self.temperature * softened.logsumexp(0), taps)

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from edgekd.distill.diagnosis import Check
+from edgekd.distill.figures import StageFigures
+
 
 @dataclass(frozen=True)
 class EpochRecord:
@@ -26,6 +29,7 @@ class Progress:
     """Where a stage stands: `step` of `total_steps` done. eta_s counts validation too.
 
     losses: unweighted, of the newest step, by term. epoch_record: set once, right after an epoch's validation.
+    warnings: what the checkup has newly found.
     """
 
     stage: str
@@ -36,6 +40,7 @@ class Progress:
     eta_s: float
     losses: Mapping[str, float]
     epoch_record: EpochRecord | None = None
+    warnings: tuple[Check, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,8 @@ class StageResult:
     """A finished stage. val_accuracy: of the last epoch, the headline; best_*: of the epoch kept in best.pt.
 
     seconds: training and validation, over all resumed parts. precision: what the students were trained in.
+    checks: every failure mode looked for, as of the end, and figures what they were decided by; () and None where
+    nobody looked (`Stage.diagnose`, or another process did).
     """
 
     stage: str
@@ -56,6 +63,8 @@ class StageResult:
     device: str
     processes: int
     precision: str
+    checks: tuple[Check, ...] = ()
+    figures: StageFigures | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""

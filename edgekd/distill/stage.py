@@ -39,7 +39,7 @@ class Stage:
     students: models that learn, by name; the first one is validated. Their taps are read by hooks, or returned by the
     model itself. sources: teachers by name; a bare module is run frozen (`Live`). Both take `dataset.preprocessing`'s
     normalised images. A term may name a student as its source. players: who else learns, by name; a source that is a
-    `Player` too takes part by itself.
+    `Player` too takes part by itself. diagnose: look for failure modes on a few hundred held-out images (`checkup.py`).
     """
 
     name: str
@@ -50,6 +50,7 @@ class Stage:
     training: Training = field(default_factory=Training)
     milestones: Sequence[Milestone] = ()
     players: Mapping[str, Player] = field(default_factory=dict)
+    diagnose: bool = True
 
     @property
     def everyone(self) -> dict[str, Player]:

@@ -42,11 +42,13 @@ class Loss(nn.Module):
     """A scalar from two models' signals. Runs in float32, outside autocast; the teacher's signals carry no gradient.
 
     For a term without a source, `teacher` is the student itself. published_weight: what its authors or the reference
-    code multiply it with, beside a cross-entropy of weight about 1; the docstring says where it comes from.
+    code multiply it with, beside a cross-entropy of weight about 1; the docstring says where it comes from. may_rise:
+    whether a healthy training may end with more of it (a game with an opponent that learns too).
     """
 
     name: ClassVar[str] = "loss"
     published_weight: ClassVar[float] = 1.0
+    may_rise: ClassVar[bool] = False
 
     def needs(self) -> Needs:
         """The taps it reads: none unless overridden."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekd.pipeline import again, choosing, following, planning, record, run, selecting
+from edgekd.pipeline.advice_for import AdviceRequest, advice_for
 from edgekd.pipeline.api_result import RunResult
 from edgekd.pipeline.context import context_of, load_inputs, plan_of
 from edgekd.pipeline.events import Events, Silent
@@ -70,8 +71,13 @@ def plan(settings: Settings) -> dict[str, Any]:
     selection = choosing.choose(inputs, decided)
     return {
         "plan": planning.document(inputs, decided),
-        "select": selecting.document(inputs, decided, selection),
+        "select": selecting.document(inputs, decided, selection, settings),
     }
+
+
+def advise(request: AdviceRequest) -> dict[str, Any]:
+    """How to teach a student, why, and what would change that: {"advice": ..., "recipe": ...}. Nothing is trained."""
+    return advice_for(request)
 
 
 def export(

@@ -11,6 +11,8 @@ from torch import nn
 from edgekd.distill import CrossEntropy, Hint, Milestone, SoftTarget, Stage, Term, Training, default_tap, evaluate
 from edgekd.errors import InputError
 from edgekd.files import write_whole
+from edgekd.pipeline.advising import recipe_to_teach
+from edgekd.pipeline.assessing import assess
 from edgekd.pipeline.choosing import student_module
 from edgekd.pipeline.context import Context
 from edgekd.pipeline.recipe_stages import teach_recipe
@@ -22,10 +24,17 @@ def distil(context: Context) -> tuple[dict[str, Any], list[Path]]:
     students, trainings, earlier, notes = train_all(context)
     weights = save_weights(students["student"], context.folder / "student.safetensors")
     models = {"teacher": context.teacher_module, **students}
-    accuracy = {who: test_accuracy(context, model) for who, model in models.items()}
+    tested = {
+        who: evaluate(model, context.dataset.test, context.dataset.preprocessing, keep_logits=True)
+        for who, model in models.items()
+    }
+    accuracy = {who: found.to_dict() for who, found in tested.items()}
     for who, found in accuracy.items():
         context.events.note(f"{who}: test top-1 {found['top1']:.2%} of {found['n']}")
-    return {"trainings": trainings, "earlier": earlier, "notes": notes, "accuracy": accuracy}, [weights]
+    logits = {who: found.logits for who, found in tested.items() if found.logits is not None}
+    assessment = assess(context, models, logits)
+    result = {"trainings": trainings, "earlier": earlier, "notes": notes, "accuracy": accuracy}
+    return {**result, "assessment": assessment}, [weights]
 
 
 def train_all(
@@ -36,8 +45,8 @@ def train_all(
     Result: models; their histories; histories of the stages that a recipe put before; notes.
     """
     earlier: list[dict[str, Any]] = []
-    if context.settings.recipe is not None:
-        recipe = context.settings.recipe
+    recipe = recipe_to_teach(context)
+    if recipe is not None:
         student, row, earlier, notes = teach_recipe(context, recipe, training_for(context))
     else:
         student = build_student(context)
@@ -104,11 +113,6 @@ def training_for(context: Context, *, epochs: float | None = None, learning_rate
         seed=context.settings.seed,
         mixed_precision=settings.mixed_precision,
     )
-
-
-def test_accuracy(context: Context, model: nn.Module) -> dict[str, Any]:
-    """Top-1, calibration and recall by class on the test split: read once, after training, to report."""
-    return evaluate(model, context.dataset.test, context.dataset.preprocessing).to_dict()
 
 
 def save_weights(model: nn.Module, path: Path) -> Path:

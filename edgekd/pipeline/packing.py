@@ -8,7 +8,7 @@ from typing import Any
 from edgekd.bundle import write_bundle
 from edgekd.errors import CheckError
 from edgekd.gates import evaluate_gates
-from edgekd.pipeline import rows
+from edgekd.pipeline import diagnosing, rows
 from edgekd.pipeline.context import Context
 from edgekd.pipeline.record import RunRecord
 from edgekd.report import RunReport, write_report
@@ -45,7 +45,7 @@ def report_of(record: RunRecord) -> RunReport:
         data=documents.DataFacts.model_validate(data),
         student=rows.student_facts(select, record.stages["distil"]["outputs"]),
         preprocessing=plan["preprocessing"],
-        plan=tuple(decided["reasons"]) + tuple(select["reasons"]) + tuple(distil["notes"]),
+        plan=tuple(decided["reasons"]) + tuple(select["reasons"] + select["teaching"]) + tuple(distil["notes"]),
         recipe=record.settings.training.model_dump(mode="json") | {k: decided[k] for k in ("epochs", "shift_px")},
         candidates=tuple(documents.Candidate.model_validate(c) for c in select["candidates"]),
         trainings=tuple(rows.training(t) for t in [*distil["trainings"], *quantise["trainings"]]),
@@ -54,6 +54,11 @@ def report_of(record: RunRecord) -> RunReport:
         measurements=tuple(rows.measurements(measure, export, on_device=rows.is_profile_device(profile))),
         ratios=tuple(rows.ratios(measure, export)),
         predicted=tuple(documents.Predicted.model_validate(p) for p in select["predicted"]),
+        diagnoses=tuple(diagnosing.diagnoses(distil, quantise)),
+        assessment=rows.assessment(distil, quantise, data["classes"]),
+        teaching=rows.teaching(
+            select, export, None if record.settings.recipe is None else record.settings.recipe.model_dump(mode="json")
+        ),
         stages=tuple(rows.stages(record.stages)),
         host=rows.host(measure),
         versions=plan["versions"],

@@ -76,7 +76,7 @@ def make_plan(
         *_quantise_reason(precision, scheme, settings),
         f"{epochs} epochs of {train_images} images: "
         + ("as asked" if settings.training.epochs else f"about {DEFAULT_IMAGES_SEEN} images seen"),
-        *([_method_reason(settings, teacher)] if teacher else []),
+        *([f"teacher: {teacher}"] if teacher else []),
         *([f"data: {data_note}"] if data_note else []),
     )
     return Plan(
@@ -167,12 +167,6 @@ def _refusal(target: Target, runtime: RuntimeSupport | None, precision: Precisio
     if runtime is not None and not runtime.takes(precision):
         return f"{precision} is not legal there: {runtime.why}"
     return target.why_not(precision, scheme)
-
-
-def _method_reason(settings: Settings, teacher: str) -> str:
-    if settings.recipe is not None:
-        return f"teacher {teacher}: recipe '{settings.recipe.title}' ({settings.recipe.source})"
-    return f"teacher {teacher}: soft targets at temperature {settings.training.temperature:g}, one hint layer"
 
 
 def _quantise_reason(precision: Precision, scheme: Scheme | None, settings: Settings) -> tuple[str, ...]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from edgekd.distill import Training
+from edgekd.distill import Stage, Training
 from edgekd.distill.batches import seed_of
 from edgekd.errors import InputError
 from edgekd.export.cache import default_cache
@@ -33,7 +34,14 @@ def teach_recipe(
         notes.append("quantisation-aware training keeps soft targets and a hint, whatever the recipe")
     earlier = [teach(context, dataclasses.replace(stage, name=f"distil-{stage.name}")) for stage in stages[:-1]]
     row = teach(context, dataclasses.replace(stages[-1], name="distil"))
+    row["links"] = [stage.name for stage in stages[:-1] if _teaches_later(stage, stages)]
     return next(iter(stages[-1].students.values())), row, earlier, notes
+
+
+def _teaches_later(stage: Stage, stages: Sequence[Stage]) -> bool:
+    """Whether its student is a source of another stage: a link of a chain."""
+    made = set(map(id, stage.students.values()))
+    return any(id(source) in made for other in stages if other is not stage for source in other.sources.values())
 
 
 def materials(context: Context, recipe: Recipe, training: Training) -> Materials:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from edgekd.artifact import Artifact, Precision
 from edgekd.device_benchmarks.host import cpu_flags
 from edgekd.errors import CheckError
 from edgekd.export.check import bars_for
+from edgekd.recipes import load_recipe, recipe_names
 from edgekd.report import document as d
+from edgekd.report import transfer as t
 
 Plain = Mapping[str, Any]
 # Samples kept in the report for the distribution chart; all of them stay in measure.json.
@@ -251,6 +253,61 @@ def why_no_ratio(key: str, measure: Plain, export: Plain) -> str:
     if key == "student-float-to-int8":
         return "the deployed file in this runtime is fp32 already, or its fp32 file was not exported"
     return export["teacher_note"] or "; ".join(measure["set"]["failures"].values()) or "not measured"
+
+
+def assessment(distil: Plain, quantise: Plain, classes: Sequence[str]) -> t.Assessment:
+    """Leakage, corruptions, and the classes and calibration of what ships."""
+    found, accuracy = distil["assessment"], {**distil["accuracy"], **quantise["accuracy"]}
+    ships, teacher, baseline = (
+        accuracy.get("quantised", accuracy["student"]),
+        accuracy["teacher"],
+        accuracy.get("baseline"),
+    )
+    corrupted = found["corrupted"]
+    return t.Assessment(
+        n_test=found["n_test"],
+        duplicates=found["duplicates"],
+        corruptions=tuple(t.CorruptionRow.model_validate(row) for row in corrupted["rows"]),
+        n_corrupted=corrupted["n"],
+        student_clean=corrupted["clean"]["student"],
+        teacher_clean=corrupted["clean"]["teacher"],
+        classes=tuple(
+            t.ClassRow(
+                name=name,
+                n=n,
+                teacher=teacher["per_class"][k],
+                student=ships["per_class"][k],
+                baseline=baseline["per_class"][k] if baseline else None,
+            )
+            for k, (name, n) in enumerate(zip(classes, found["class_counts"], strict=True))
+            if n
+        ),
+        ece_student=ships["ece"],
+        ece_teacher=teacher["ece"],
+        **found["errors"],
+    )
+
+
+def teaching(select: Plain, export: Plain, recipe: Plain | None) -> t.Teaching:
+    """What taught and what was advised, and the teacher's file beside which the student's stands."""
+    advice = select["advice"]
+    reasons = {reason["question"]: reason["why"] for reason in advice["reasons"]}
+    sizes = [
+        row["artifact"]["size_bytes"] for row in export["comparisons"] if row["who"] == "teacher" and row["artifact"]
+    ]
+    advised = advice["recipe"] or ""
+    return t.Teaching(
+        taught=advised if recipe is None else recipe_name(recipe) or recipe["title"],
+        advised=advised,
+        asked=recipe is not None,
+        why=f"the advisor: {reasons['recipe']}",
+        teacher_bytes=min(sizes, default=None),
+    )
+
+
+def recipe_name(recipe: Plain) -> str:
+    """The shipped recipe of this title, or ""."""
+    return next((name for name in recipe_names() if load_recipe(name).title == recipe["title"]), "")
 
 
 def stages(entries: Mapping[str, Plain]) -> Iterator[d.StageRow]:

@@ -11,15 +11,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from edgekd.errors import CheckError
+from edgekd.advisor import Advice, advise
+from edgekd.errors import CheckError, InputError
 from edgekd.export import ExportRequest
 from edgekd.files import write_json
 from edgekd.latency import estimate_latency, estimate_memory_mib, estimate_size_mib, trace_cost
+from edgekd.pipeline import advising
 from edgekd.pipeline.choosing import choose, student_module
 from edgekd.pipeline.context import Context, Inputs, calibration_batches
 from edgekd.pipeline.exporting import request, run_requests
 from edgekd.pipeline.plan import Plan
 from edgekd.pipeline.quantising import quant_spec
+from edgekd.pipeline.settings import Settings
 from edgekd.quant import export_float, ptq, save_program
 from edgekd.students import Candidate, Selection
 
@@ -29,18 +32,27 @@ TRIAL_IMAGES = 64
 def select(context: Context) -> tuple[dict[str, Any], list[Path]]:
     """Result: the selection and what became of the trial exports."""
     selection = choose(context, context.plan)
-    result = document(context, context.plan, selection)
+    result = document(context, context.plan, selection, context.settings)
     for line in lines(result):
         context.events.note(line)
+    _refuse_to_distil(result["advice"], context.settings)
     spec_file = write_json(context.folder / "student.json", result["spec"])
     result["trial_exports"] = trial_exports(context, selection)
     return result, [spec_file]
 
 
-def document(inputs: Inputs | Context, plan: Plan, selection: Selection) -> dict[str, Any]:
-    """The selection as plain data."""
+def _refuse_to_distil(advice: dict[str, Any], settings: Settings) -> None:
+    """Raises: InputError: the advisor says no, and no recipe was asked for."""
+    if advice["recipe"] is None and settings.recipe is None:
+        why = Advice.model_validate(advice).reason("distil at all").why
+        raise InputError(f"not to be distilled: {why}", where="advice", fix="--recipe NAME teaches all the same")
+
+
+def document(inputs: Inputs | Context, plan: Plan, selection: Selection, settings: Settings) -> dict[str, Any]:
+    """The selection and the advice how to teach it, as plain data."""
     chosen = selection.chosen
     spec, figures = chosen.spec, chosen.figures
+    advice = advise(advising.situation_of(inputs, settings, spec)).model_dump(mode="json")
     return {
         "spec": spec.model_dump(mode="json"),
         "summary": summary(spec.model_dump()),
@@ -60,6 +72,8 @@ def document(inputs: Inputs | Context, plan: Plan, selection: Selection) -> dict
             f"{', '.join(plan.spaces)}, {selection.method}, at most {plan.budgets.teacher_macs_fraction:.3g} of the "
             "teacher's MACs"
         ],
+        "advice": advice,
+        "teaching": advising.lines(advice, settings),
     }
 
 
@@ -150,7 +164,7 @@ def lines(result: dict[str, Any]) -> list[str]:
             f"predicted {row['quantity']} of the {row['what']}: {row['value']:.3g} [{row['lo']:.3g}, {row['hi']:.3g}] "
             f"({row['provenance']})"
         )
-    return found
+    return [*found, *result["teaching"]]
 
 
 def trial_exports(context: Context, selection: Selection) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
+from edgekd.advisor.situation import Need
 from edgekd.artifact import DevicePrecision, Frozen
 from edgekd.errors import did_you_mean
 from edgekd.recipes.schema import Recipe
@@ -39,7 +40,7 @@ class BudgetOverrides(Frozen):
 
 
 class Settings(Frozen):
-    """One run. Paths are kept as the user wrote them; a recipe is kept whole."""
+    """One run. Paths are kept as the user wrote them, a recipe whole; without one the advisor chooses by `needs`."""
 
     profile: str
     teacher: str | None = None
@@ -56,6 +57,7 @@ class Settings(Frozen):
     budgets: BudgetOverrides = BudgetOverrides()
     training: Training = Training()
     recipe: Recipe | None = None
+    needs: tuple[Need, ...] = ()
     threads: int = Field(default=1, ge=1)
     calibration_images: int = Field(default=512, ge=300)
     check_images: int = Field(default=512, ge=256)

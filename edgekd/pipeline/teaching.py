@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from edgekd.distill import EpochRecord, Progress, Stage, last_path, run_stage
@@ -16,6 +17,8 @@ def teach(context: Context, stage: Stage) -> dict[str, Any]:
         context.events.progress(stage.name, progress.step, progress.total_steps, detail(progress))
         if progress.epoch_record is not None:
             context.events.note(epoch_line(progress.epoch_record))
+        for warning in progress.warnings:
+            context.events.note(f"warning: {warning.line}")
 
     result = run_stage(stage, out=folder, resume=last_path(folder).exists(), on_progress=tell)
     return {
@@ -27,6 +30,8 @@ def teach(context: Context, stage: Stage) -> dict[str, Any]:
         "device": result.device,
         "processes": result.processes,
         "images_per_s": result.images_per_s,
+        "checks": [check.to_dict() for check in result.checks],
+        "figures": None if result.figures is None else asdict(result.figures),
     }
 
 

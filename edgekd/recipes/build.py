@@ -22,6 +22,7 @@ from edgekd.distill.losses import make_loss
 from edgekd.distill.own_predictions import PlainView, TemporalEnsemble
 from edgekd.distill.players import Player
 from edgekd.distill.pool import Pool
+from edgekd.distill.pool_taps import LOGITS
 from edgekd.distill.precision import choose_bfloat16, choose_device
 from edgekd.distill.sources import Live, Source
 from edgekd.errors import InputError
@@ -199,7 +200,7 @@ class _Build:
             loss: Any = Pass(judge, **options)
         else:
             loss = make_loss(term.method, **options)
-        if loss.needs().teacher and (term.source or "") in self._black_boxes():
+        if self._reads_a_black_box(term.source or "", loss.needs().teacher):
             what = (
                 f"method '{term.method}' reads features, but '{term.source}' is an exported file and shows only logits"
             )
@@ -207,21 +208,42 @@ class _Build:
         weight = term.weight if isinstance(term.weight, float) else term.weight.at
         return Term(loss, weight=weight, source=term.source, student=term.student, name=term.label)
 
+    def _reads_a_black_box(self, source: str, taps: tuple[str, ...]) -> bool:
+        boxes = self._black_boxes()
+        of_members = {tap.partition("/")[0] for tap in taps if not tap.endswith(LOGITS)}
+        return (bool(taps) and source in boxes) or (
+            isinstance(self.sources.get(source), Pool) and bool(of_members & boxes)
+        )
+
     def _black_boxes(self) -> set[str]:
         boxes = {name for name in self.materials.black_boxes if name not in self.table.sources}
         named = {name: s.teacher for name, s in self.table.sources.items() if s.kind == "teacher"}
         return boxes | {name for name, teacher in named.items() if teacher in self.materials.black_boxes}
 
     def _with_paths(self, term: TermTable) -> dict[str, Any]:
-        """The options with `stage:K` and `head` turned into paths of the models at hand."""
-        who = {"student_tap": term.student, "teacher_tap": term.source or term.student}
-        options = dict(term.options)
+        """The options with `stage:K` and `head` turned into paths of the models at hand, those of an inner loss too."""
+        return self._resolved(term.options, {"student_tap": term.student, "teacher_tap": term.source or term.student})
+
+    def _resolved(self, given: Mapping[str, Any], who: Mapping[str, str]) -> dict[str, Any]:
+        options = {
+            key: self._resolved(value, who) if isinstance(value, Mapping) else value for key, value in given.items()
+        }
         for option in who.keys() & options.keys():
-            model = self.students.get(who[option]) or self._source(who[option])
-            if isinstance(model, MeanTeacher):
-                model = model.student
-            if isinstance(model, nn.Module) and who[option] not in self._black_boxes():
-                taps = options[option]
-                found = [real_tap(model, tap, self.example) for tap in ([taps] if isinstance(taps, str) else taps)]
-                options[option] = found[0] if isinstance(taps, str) else found
+            taps = options[option]
+            found = [self._path(who[option], tap) for tap in ([taps] if isinstance(taps, str) else taps)]
+            options[option] = found[0] if isinstance(taps, str) else found
         return options
+
+    def _path(self, name: str, tap: str) -> str:
+        """A tap of a student, a source, or a pool's member (`member/tap`)."""
+        model = self.students.get(name) or self._source(name)
+        if isinstance(model, Pool):
+            member, _, inner = tap.partition("/")
+            return f"{member}/{self._path(member, inner)}" if member in model.members else tap
+        if isinstance(model, MeanTeacher):
+            model = model.student
+        return (
+            real_tap(model, tap, self.example)
+            if isinstance(model, nn.Module) and name not in self._black_boxes()
+            else tap
+        )

@@ -72,9 +72,11 @@ class TermTable(Table):
 
     @property
     def label(self) -> str:
-        """Method, and who learns from whom where that is not the student from the teacher."""
+        """Method (with the one inside it), and who learns from whom where that is not the student from the teacher."""
         plain = self.student == "student" and self.source in (None, "teacher")
-        return self.method if plain else f"{self.method}: {self.student} <- {self.source or 'labels'}"
+        inner = self.options.get("inner")
+        name = f"{self.method} of {inner['method']}" if isinstance(inner, dict) and "method" in inner else self.method
+        return name if plain else f"{name}: {self.student} <- {self.source or 'labels'}"
 
 
 class TeacherSource(Table):

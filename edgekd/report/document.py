@@ -9,17 +9,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
+from pydantic import Field, JsonValue, ValidationError, field_validator
 
 from edgekd.artifact import Precision, TensorSpec
 from edgekd.errors import InputError
 from edgekd.files import read_json, write_text
+from edgekd.report.base import Document
+from edgekd.report.transfer import Assessment, DiagnosisRow, Teaching
 
 SCHEMA_VERSION: Final = 1
 
 ArtifactState = Literal["exported-and-checked", "exported-check-failed", "not-exported"]
 AccuracyRole = Literal["teacher", "student", "baseline", "quantised", "artifact"]
-GateState = Literal["pass", "fail", "unverified"]
+GateState = Literal["pass", "warn", "fail", "unverified"]
 Quantity = Literal["latency_p50_ms", "latency_p90_ms", "peak_memory_mib", "artifact_size_mib"]
 RatioKey = Literal["teacher-today-to-student", "teacher-best-to-student", "student-float-to-int8"]
 Verdict = Literal["valid", "noisy", "throttled", "fallback", "failed"]
@@ -29,12 +31,6 @@ RATIO_LABELS: dict[RatioKey, str] = {
     "teacher-best-to-student": "teacher best export → student",
     "student-float-to-int8": "student float → student quantised",
 }
-
-
-class Document(BaseModel):
-    """Immutable, closed (unknown keys refused) and finite."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Budgets(Document):
@@ -285,7 +281,10 @@ class RatioRow(Document):
 
 
 class Gate(Document):
-    """A quality gate's verdict: `figure` was found, `threshold` was asked, `why` is the reason or the cure."""
+    """A quality gate's verdict: `figure` was found, `threshold` was asked, `why` is the reason or the cure.
+
+    warn: missed, but the gate only advises; such a miss does not fail a run (docs/distillation.md says which and why).
+    """
 
     name: str
     state: GateState
@@ -316,7 +315,7 @@ class RunReport(Document):
     student: StudentFacts
     preprocessing: dict[str, JsonValue]
     plan: tuple[str, ...] = ()
-    recipe: dict[str, JsonValue] = {}
+    recipe: dict[str, JsonValue] = Field(default_factory=dict)
     candidates: tuple[Candidate, ...] = ()
     trainings: tuple[Training, ...] = ()
     accuracies: tuple[Accuracy, ...] = ()
@@ -325,9 +324,12 @@ class RunReport(Document):
     ratios: tuple[RatioRow, ...] = ()
     predicted: tuple[Predicted, ...] = ()
     gates: tuple[Gate, ...] = ()
+    diagnoses: tuple[DiagnosisRow, ...] = ()
+    assessment: Assessment | None = None
+    teaching: Teaching | None = None
     stages: tuple[StageRow, ...] = ()
-    host: dict[str, str] = {}
-    versions: dict[str, str] = {}
+    host: dict[str, str] = Field(default_factory=dict)
+    versions: dict[str, str] = Field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
     @field_validator("preprocessing", "recipe")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal
 
-from edgekd.report.document import Accuracy, Document, GateState, RatioRow, RunReport
+from edgekd.report.base import Document
+from edgekd.report.document import Accuracy, GateState, RatioRow, RunReport
 
 
 class Figure(Document):
@@ -38,10 +39,16 @@ def speed_counts(report: RunReport, row: RatioRow) -> bool:
 
 def verdict(report: RunReport) -> tuple[GateState, str]:
     """One state and one sentence for the whole run; a failed gate outweighs an unverified one."""
-    count = {state: sum(gate.state == state for gate in report.gates) for state in ("pass", "fail", "unverified")}
+    states: tuple[GateState, ...] = ("pass", "warn", "fail", "unverified")
+    count = {state: sum(gate.state == state for gate in report.gates) for state in states}
     parts = [f"{count['pass']} passed", f"{count['fail']} failed", f"{count['unverified']} unverified"]
+    parts += [f"{count['warn']} warned"] if count["warn"] else []
     sentence = f"{len(report.gates)} gates: {', '.join(parts)}" if report.gates else "no gate was evaluated"
-    return ("fail" if count["fail"] else "unverified" if count["unverified"] or not report.gates else "pass"), sentence
+    if count["fail"]:
+        return "fail", sentence
+    if count["unverified"] or not report.gates:
+        return "unverified", sentence
+    return ("warn" if count["warn"] else "pass"), sentence
 
 
 def figures(report: RunReport) -> tuple[Figure, ...]:

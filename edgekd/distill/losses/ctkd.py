@@ -39,6 +39,7 @@ class CTKD(Loss):
     """
 
     name: ClassVar[str] = "ctkd"
+    may_rise: ClassVar[bool] = True
     published_weight: ClassVar[float] = 0.9
 
     def __init__(self, *, lowest: float = 1.0, span: float = 20.0, ramp: float = 10 / 240) -> None:

@@ -21,8 +21,7 @@ class DIST(LogitLoss):
 
     Pearson's correlation over the classes of an image (rows) and over the images of a class (columns). A constant row
     or column (one class, one image) correlates 0 with anything, as in the reference code; it has no gradient.
-    Defaults: beta 1, gamma 1, T 1: the authors' code; weight 2 (ImageNet): torchdistill and mmrazor. On CIFAR-100 the
-    paper is remembered to use beta 2, gamma 2, T 4 [mem].
+    Defaults: beta 1, gamma 1, T 1: the authors' code; weight 2 (ImageNet): torchdistill and mmrazor.
     Raises: ValueError: an argument out of its range.
     """
 

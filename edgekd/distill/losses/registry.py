@@ -20,6 +20,7 @@ from edgekd.distill.losses.cwd import CWD
 from edgekd.distill.losses.dist import DIST
 from edgekd.distill.losses.dkd import DKD
 from edgekd.distill.losses.factor_transfer import FactorTransfer
+from edgekd.distill.losses.feature_fusion import FeatureFusion
 from edgekd.distill.losses.fsp import FSP
 from edgekd.distill.losses.hard_label import HardLabel
 from edgekd.distill.losses.hint import Hint
@@ -27,6 +28,7 @@ from edgekd.distill.losses.ickd import ICKD
 from edgekd.distill.losses.logit_standardisation import LogitStandardisation
 from edgekd.distill.losses.mgd import MGD
 from edgekd.distill.losses.mlkd import MLKD
+from edgekd.distill.losses.mtkd_rl import MTKDRL
 from edgekd.distill.losses.nkd import NKD
 from edgekd.distill.losses.nst import NST
 from edgekd.distill.losses.ofd import OFD
@@ -38,6 +40,7 @@ from edgekd.distill.losses.simkd import SimKD
 from edgekd.distill.losses.soft_target import SoftTarget
 from edgekd.distill.losses.sp import SimilarityPreserving
 from edgekd.distill.losses.srrl import SRRL
+from edgekd.distill.losses.uncertainty import UncertaintyWeighted
 from edgekd.distill.losses.vid import VID
 from edgekd.distill.losses.vitkd import ViTKD
 from edgekd.distill.losses.wcord import WCoRDGlobal, WCoRDLocal
@@ -47,11 +50,11 @@ from edgekd.errors import InputError, did_you_mean
 
 _RESPONSE: tuple[type[Loss], ...] = (
     *(CrossEntropy, SoftTarget, DKD, NKD, DIST, LogitStandardisation, CTKD, MLKD, WSLD),
-    *(ReverseKL, SymmetricKL, JensenShannon, HardLabel),
+    *(ReverseKL, SymmetricKL, JensenShannon, HardLabel, MTKDRL, UncertaintyWeighted),
 )
 _FEATURE: tuple[type[Loss], ...] = (
     *(Hint, AttentionTransfer, NST, FSP, VID, FactorTransfer, ActivationBoundaries, OFD, ReviewKD, SimKD, SRRL, CATKD),
-    *(PKT, MGD, CWD, AttentionMaps, ViTKD, BYOT),
+    *(PKT, MGD, CWD, AttentionMaps, ViTKD, BYOT, FeatureFusion),
 )
 _RELATION: tuple[type[Loss], ...] = (
     *(RKDDistance, RKDAngle, SimilarityPreserving, CorrelationCongruence, ICKD),

@@ -15,7 +15,7 @@ TAPS = {"student_tap": "s", "teacher_tap": "t"}
 
 
 def test_every_loss_is_known_by_its_own_name_and_says_where_it_comes_from() -> None:
-    assert len(LOSSES) == 40
+    assert len(LOSSES) == 43
     for name, loss in LOSSES.items():
         assert loss.name == name
         assert loss.published_weight > 0
@@ -91,6 +91,12 @@ OUT_OF_RANGE: list[tuple[str, dict[str, Any], str]] = [
     ("crd_memory", {**TAPS, "negatives": 0}, "negatives must be positive"),
     ("crd_memory", {**TAPS, "momentum": 1.5}, r"momentum must be in \[0, 1\]"),
     ("byot", {"student_tap": ["a", "b"], "alpha": 2.0}, r"alpha must be in \[0, 1\]"),
+    ("mtkd_rl", {"members": ["a", "b"], "temperature": 0.0}, "temperature must be positive"),
+    ("mtkd_rl", {"members": ["a"]}, "fewer than two members"),
+    ("mtkd_rl", {"members": ["a", "b"], "student_tap": "s"}, "taps do not fit the members"),
+    ("feature_fusion", {"student_tap": "s", "teacher_tap": "t"}, "one teacher tap"),
+    ("feature_fusion", {"student_tap": "s", "teacher_tap": ["a", "b"], "match": -1.0}, "match must not be negative"),
+    ("uncertainty_weighted", {"inner": {"method": "dkd"}, "start": 0.0}, "start must be positive"),
     ("wcord_local", {**TAPS, "epsilon": 0.0}, "epsilon must be positive"),
 ]
 

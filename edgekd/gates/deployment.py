@@ -1,4 +1,4 @@
-"""Quality gates as code: what a run must show before its student may be called good. RunReport in, verdicts out.
+"""Gates on what ships: accuracy, parity, int8, budgets, speed. All of them are hard.
 
 Three states. `pass` needs a measurement; `fail` needs a measurement, or an estimate whose optimistic bound misses;
 everything else is `unverified`, which says what to do to know. An estimate can never make a budget gate pass.
@@ -29,12 +29,8 @@ PARITY_AGREEMENT_MIN = 0.99
 SUBSET_WHY = "subset: smoke numbers only; run on the full data set"
 
 
-def evaluate_gates(report: RunReport) -> tuple[Gate, ...]:
-    """Every gate's verdict, in the order a reader wants them: accuracy, artifacts, int8, budgets, speed.
-
-    >>> Gate(name="speedup", state="pass", figure="9.3x [9.0, 9.6]", threshold="> 1, CI excluding 1").state
-    'pass'
-    """
+def deployment_gates(report: RunReport) -> tuple[Gate, ...]:
+    """Accuracy, artifacts, int8, budgets, speed, in this order."""
     return (
         _accuracy_gate(report),
         *_collapse_gate(report),
