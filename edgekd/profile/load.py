@@ -128,8 +128,10 @@ def _mistakes(chain: tuple[Source, ...]) -> list[InputError]:
         if not isinstance(source.document.get("abstract", False), bool):
             found.append((source.where, Mistake("abstract", "bool_type", "abstract: true or false", SEE)))
     found += [(chain[0].where, mistake) for mistake in _unsourced(chain)]
-    if not found and chain[0].document.get("abstract") is not True:
-        found += [(chain[0].where, mistake) for mistake in mistakes_in(merged(chain))]
+    if chain[0].document.get("abstract") is not True:
+        known = {(mistake.key, mistake.kind) for _, mistake in found}
+        whole = [mistake for mistake in mistakes_in(merged(chain)) if (mistake.key, mistake.kind) not in known]
+        found += [(chain[0].where, mistake) for mistake in whole]
     return [mistake.error(where) for where, mistake in found]
 
 

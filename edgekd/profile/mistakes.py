@@ -75,12 +75,17 @@ def mistakes_in(document: Document, *, partial: bool = False) -> list[Mistake]:
         except ValidationError as error:
             details = error.errors()
         found += [m for d in details if _counts(d, details, partial=partial) for m in _as_mistakes(d, work)]
+        # A contradiction found once a wrong value was taken out may be about the gap that it left.
+        partial = partial or not any(d["type"] == "extra_forbidden" for d in details)
         if not _repair(work, details):
             return _unique(found)
     return _unique(found)
 
 
 def _counts(detail: ErrorDetails, details: list[ErrorDetails], *, partial: bool) -> bool:
+    loc = detail["loc"]
+    if detail["type"] == "too_short" and any(len(d["loc"]) > len(loc) and d["loc"][: len(loc)] == loc for d in details):
+        return False  # pydantic does not count entries that are wrong themselves
     misspelt = any(d["type"] == "extra_forbidden" for d in details)
     if misspelt:
         return detail["type"] == "extra_forbidden"

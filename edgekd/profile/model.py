@@ -6,6 +6,7 @@ filled with the median of fitted units of that kind and say so in their evidence
 
 from __future__ import annotations
 
+from functools import cache
 from importlib.metadata import entry_points
 from typing import Annotated, Any, Literal, get_args
 
@@ -308,6 +309,7 @@ def _changed(unit: ComputeUnit, changes: dict[str, Any], mode: PowerMode) -> Com
     return unit.model_copy(update={**changes, "evidence": {**unit.evidence, **numbers}})
 
 
+@cache  # what is installed does not change under a process, and asking takes milliseconds
 def _target_names() -> list[str]:
     # Names only: this room lies below edgekd.targets and loads none of them.
     installed = {entry.name for entry in entry_points(group="edgekd.targets")}

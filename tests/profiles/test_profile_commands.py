@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from pathlib import Path
 
+import jsonschema
 import pytest
 import typer
 from typer.testing import CliRunner
@@ -56,7 +58,60 @@ def test_check_accepts_a_file_of_ones_own_and_refuses_a_wrong_one(tmp_path: Path
     good = write_text(tmp_path / "good.toml", text.replace('"jetson-nano"', '"good"'))
     assert "valid profile 'good' (gpu, cpu; 3 runtimes)" in stdout("profiles", "check", str(good))
     bad = write_text(tmp_path / "bad.toml", text.replace("dram_gb_per_s", "dram_gb_s", 1))
-    assert "did you mean 'dram_gb_per_s'?" in str(refusal("profiles", "check", str(bad)))
+    result = CliRunner().invoke(app, ["profiles", "check", str(bad), str(good)])
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[0].startswith(f"error: {bad}: unknown key 'units[gpu].dram_gb_s'; did you mean")
+    assert result.stdout.startswith(f"{good}: valid")
+
+
+def test_check_as_json_lists_every_mistake(tmp_path: Path) -> None:
+    bad = write_text(tmp_path / "bad.toml", 'extends = "pixel-8"\nname = "x"\nram_mb = 1\ntransport = "usb"\n')
+    result = CliRunner().invoke(app, ["profiles", "check", str(bad), "--json"])
+    document = json.loads(result.stdout)
+    assert (result.exit_code, document["valid"], len(document["mistakes"])) == (2, False, 3)
+    assert json.loads(stdout("profiles", "check", "pixel-8", "--json"))["mistakes"] == []
+
+
+def test_list_groups_by_kind_and_filters_by_words_and_kind() -> None:
+    text = stdout("profiles", "list")
+    assert text.index("raspberry-pi-5") < text.index("\nandroid") < text.index("pixel-6") < text.index("\niphone")
+    assert "25w* 15w 7w" in text
+    names = [line["name"] for line in json.loads(stdout("profiles", "list", "Orin", "nano", "--json"))]
+    assert names == ["jetson-orin-nano", "jetson-orin-nano-4gb"]
+    kinds = {line["kind"] for line in json.loads(stdout("profiles", "list", "--kind", "iphone", "--json"))}
+    assert kinds == {"iphone"}
+    assert "did you mean 'android'?" in str(refusal("profiles", "list", "--kind", "andriod"))
+
+
+def test_show_knows_power_modes_and_where_each_number_is_from() -> None:
+    text = stdout("profiles", "show", "jetson-orin-nano@15w")
+    assert "power mode 15w 15 W: 6 cores at 1.51 GHz, GPU at 625 MHz (in use)" in text
+    assert "up to 15 W" in text
+    facts = json.loads(stdout("profiles", "show", "jetson-orin-nano@15w", "--numbers", "--json"))
+    bandwidth = next(fact for fact in facts if (fact["table"], fact["key"]) == ("units[gpu]", "dram_gb_per_s"))
+    assert (bandwidth["value"], bandwidth["unit"], bandwidth["confidence"]) == (68.0, "GB/s", "derived")
+
+
+def test_the_schema_accepts_what_ships_and_refuses_unknown_keys() -> None:
+    schema = json.loads(stdout("profiles", "schema"))
+    validator = jsonschema.Draft202012Validator(schema)
+    root = Path(__file__).resolve().parents[2]
+    for file in sorted((root / "profiles").rglob("*.toml")):
+        assert not list(validator.iter_errors(tomllib.loads(file.read_text(encoding="utf-8")))), file
+    for file in sorted((root / "tests" / "bad_profiles" / "keys").glob("*.toml")):
+        assert list(validator.iter_errors(tomllib.loads(file.read_text(encoding="utf-8")))), file
+
+
+def test_a_power_mode_is_chosen_the_same_way_in_estimate() -> None:
+    words = ("estimate", "torchvision:squeezenet1_1", "--image-size", "64", "--json", "-p")
+    whole, half = (json.loads(stdout(*words, f"jetson-orin-nano{mode}")) for mode in ("", "@15w"))
+    assert (whole["profile"], half["profile"]) == ("jetson-orin-nano", "jetson-orin-nano@15w")
+    assert half["latency"]["p50_ms"] > whole["latency"]["p50_ms"]
+
+
+def test_estimate_says_when_nobody_publishes_a_peak() -> None:
+    message = str(refusal("estimate", "torchvision:squeezenet1_1", "-p", "galaxy-s22", "--unit", "npu"))
+    assert "nobody publishes its int8 peak, which a roofline needs" in message
 
 
 def test_estimate_takes_unit_and_precision_from_the_profile() -> None:

@@ -7,22 +7,71 @@ from pathlib import Path
 import pytest
 
 from edgekd.errors import InputError
-from edgekd.profile import HardwareProfile, load_profile, parse_profile, profile_names
+from edgekd.profile import HardwareProfile, check_profile, facts_of, family_names, load_profile, profile_names
 from edgekd.targets import get_target, quant_spec_for
 
 ROOT = Path(__file__).resolve().parents[2]
-SHIPPED = sorted((ROOT / "profiles").rglob("*.toml"))
+SHIPPED = sorted((ROOT / "profiles").glob("*.toml"))
+FAMILIES = sorted((ROOT / "profiles" / "families").glob("*.toml"))
+# What the issue names, by the names that users type.
+ASKED_FOR = [
+    "jetson-nano",
+    "jetson-tx2",
+    "jetson-xavier-nx",
+    "jetson-agx-xavier",
+    "jetson-orin-nano",
+    "jetson-orin-nano@15w",
+    "jetson-orin-nx",
+    "jetson-agx-orin",
+    "jetson-agx-thor",
+    "raspberry-pi-4",
+    "raspberry-pi-5",
+    "raspberry-pi-zero-2w",
+    "pixel-6",
+    "pixel-7",
+    "pixel-8",
+    "galaxy-s21",
+    "galaxy-s22",
+    "galaxy-s23",
+    "galaxy-s24",
+    "galaxy-s25",
+    "galaxy-a54",
+    "android-snapdragon-680",
+    "iphone-12",
+    "iphone-13",
+    "iphone-14",
+    "iphone-15",
+    "iphone-16",
+    "x86-avx2",
+    "x86-n100",
+    "xeon-avx512-vnni",
+    "xeon-amx",
+    "core-ultra-npu",
+    "cortex-m7-stm32h743",
+]
+
+
+ALL = {path.stem: load_profile(path.stem) for path in SHIPPED}
 
 
 @pytest.fixture(params=SHIPPED, ids=lambda path: path.stem)
 def shipped(request: pytest.FixtureRequest) -> HardwareProfile:
     path: Path = request.param
-    return parse_profile(path.read_text(encoding="utf-8"), where=path.name)
+    return ALL[path.stem]
 
 
 def test_every_file_in_the_folder_is_offered_by_name() -> None:
-    assert profile_names() == [path.stem for path in SHIPPED]
-    assert len(SHIPPED) >= 9
+    assert profile_names() == sorted(path.stem for path in SHIPPED)
+    assert len(SHIPPED) >= 30
+    assert {load_profile(name).name for name in ASKED_FOR} == set(ASKED_FOR)
+
+
+def test_families_are_right_and_are_no_devices() -> None:
+    assert family_names() == sorted(path.stem for path in FAMILIES)
+    for path in FAMILIES:
+        assert check_profile(str(path)) == (None, [])
+    with pytest.raises(InputError, match="no profile 'jetson-orin'; it is a family that profiles extend"):
+        load_profile("jetson-orin")
 
 
 def test_file_name_is_profile_name(shipped: HardwareProfile) -> None:
@@ -33,6 +82,30 @@ def test_every_runtime_is_a_target_that_takes_what_the_profile_lists(shipped: Ha
     for runtime in shipped.runtimes:
         target = get_target(runtime.target)
         assert [target.why_not(precision) for precision in runtime.precisions] == [None] * len(runtime.precisions)
+
+
+def test_every_number_has_a_source_and_a_confidence(shipped: HardwareProfile) -> None:
+    for mode in (None, *(mode.name for mode in shipped.power_modes)):
+        for fact in facts_of(shipped if mode is None else shipped.in_mode(mode)):
+            assert fact.source != "not stated", fact
+            assert fact.unit or fact.key.endswith(("efficiency", "p90_over_p50")), fact
+
+
+def test_a_power_mode_is_never_faster_than_the_default_and_draws_no_more(shipped: HardwareProfile) -> None:
+    for mode in (shipped.in_mode(mode.name) for mode in shipped.power_modes):
+        for unit in mode.units:
+            whole = shipped.unit(unit.kind)
+            for key in ("cores", "peak_fp32_gflops", "peak_fp16_gflops", "peak_int8_gops", "dram_gb_per_s"):
+                assert (getattr(unit, key) or 0) <= (getattr(whole, key) or 0), (mode.name, key)
+        assert load_profile(mode.name) in (mode, shipped)
+
+
+def test_units_name_their_design_and_silicon_to_borrow_from(shipped: HardwareProfile) -> None:
+    for unit in shipped.units:
+        assert unit.architecture
+        assert not set(unit.calibration_devices) & set(unit.relative_devices)
+    if shipped.kind in ("jetson", "android", "iphone", "raspberry-pi"):
+        assert all(unit.calibration_devices or unit.relative_devices for unit in shipped.units if unit.kind != "gpu")
 
 
 def test_its_quantisation_scheme_is_one_that_the_first_runtime_runs_as_int8(shipped: HardwareProfile) -> None:
@@ -122,3 +195,20 @@ def test_int8_weights_are_legal_exactly_where_float_is() -> None:
     assert nano.takes("w8")
     assert not nano.takes("int8")
     assert not nano.model_copy(update={"precisions": ("int8",)}).takes("w8")
+
+
+def test_the_documents_table_is_what_ships() -> None:
+    page = (ROOT / "docs" / "profiles.md").read_text(encoding="utf-8")
+    table = page.partition("<!-- devices begin -->")[2].partition("<!-- devices end -->")[0]
+    rows = {line.split("`")[1]: line for line in table.splitlines() if line.startswith("| `")}
+    assert sorted(rows) == profile_names()
+    for name, line in rows.items():
+        profile = load_profile(name)
+        units = ", ".join(
+            f"{unit.kind} ({'rows' if unit.calibration_devices else 'relatives' if unit.relative_devices else 'none'})"
+            for unit in profile.units
+        )
+        modes = ", ".join(f"`@{mode.name}`" for mode in profile.power_modes if mode.name != profile.power_mode)
+        cells = [f"`{name}`", profile.title, units, profile.primary.target]
+        assert line.strip("| ").startswith(" | ".join(cells)), line
+        assert line.split(" | ")[-1].strip("| ") == modes, line
