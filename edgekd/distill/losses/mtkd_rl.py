@@ -140,9 +140,9 @@ class MTKDRL(Loss):
 def standardised(reward: Tensor) -> Tensor:
     """Each row at mean 0 and deviation 1; a row without differences at 0.
 
-    >>> standardised(torch.tensor([[1.0, 3.0], [2.0, 2.0]]))
-    tensor([[-1.0000,  1.0000],
-            [ 0.0000,  0.0000]])
+    >>> import torch
+    >>> standardised(torch.tensor([[1.0, 3.0], [2.0, 2.0]])).tolist()
+    [[-1.0, 1.0], [0.0, 0.0]]
     """
     centred = reward - reward.mean(1, keepdim=True)
     return centred / centred.square().mean(1, keepdim=True).sqrt().clamp_min(1e-6)
