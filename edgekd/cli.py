@@ -15,12 +15,14 @@ import typer
 from edgekd import __version__
 from edgekd.commands import (
     advise,
+    bench,
     compare,
     devices,
     distill,
     doctor,
     estimate,
     export,
+    lut,
     plan,
     profile,
     profiles,
@@ -55,6 +57,8 @@ app.command("export")(export.export)
 app.command("estimate")(estimate.estimate)
 app.add_typer(profiles.app, name="profiles")
 app.add_typer(recipes.app, name="recipes")
+app.add_typer(lut.app, name="lut")
+app.add_typer(bench.app, name="bench")
 app.command("verify")(verify.verify)
 app.command("doctor")(doctor.doctor)
 

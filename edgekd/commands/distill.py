@@ -11,6 +11,7 @@ from edgekd.commands import console, run_options
 from edgekd.commands.run_options import (
     BatchSize,
     CalibrationImages,
+    Candidates,
     Data,
     Epochs,
     ImageSize,
@@ -21,6 +22,8 @@ from edgekd.commands.run_options import (
     ProfileName,
     QatEpochs,
     RecipeOption,
+    Reselections,
+    SearchEpochs,
     Seed,
     SizeBudget,
     SkipBad,
@@ -53,6 +56,9 @@ def distill(  # noqa: PLR0913 - a command's options are its parameters
     calibration_images: CalibrationImages = 512,
     space: SpaceList = None,
     zoo_weights: ZooWeights = None,
+    candidates: Candidates = None,
+    search_epochs: SearchEpochs = None,
+    reselections: Reselections = 1,
     seed: Seed = 0,
     skip_bad: SkipBad = False,
     baseline: Annotated[

@@ -8,6 +8,7 @@ import typer
 
 from edgekd.commands import console, run_options
 from edgekd.commands.run_options import (
+    Candidates,
     Data,
     Epochs,
     ImageSize,
@@ -17,6 +18,7 @@ from edgekd.commands.run_options import (
     PrecisionOption,
     ProfileName,
     RecipeOption,
+    SearchEpochs,
     Seed,
     SizeBudget,
     SkipBad,
@@ -44,6 +46,8 @@ def plan(  # noqa: PLR0913 - a command's options are its parameters
     size_mib: SizeBudget = None,
     space: SpaceList = None,
     zoo_weights: ZooWeights = None,
+    candidates: Candidates = None,
+    search_epochs: SearchEpochs = None,
     seed: Seed = 0,
     skip_bad: SkipBad = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,

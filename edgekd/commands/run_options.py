@@ -79,6 +79,18 @@ SpaceList = Annotated[
 ZooWeights = Annotated[
     str | None, typer.Option("--zoo-weights", help="Folder of checkpoints for --space zoo, named NETWORK.safetensors.")
 ]
+Candidates = Annotated[
+    int | None,
+    typer.Option(
+        "--candidates", help="Students that learn for a while before one is chosen. Default: 8 with a GPU, else 1."
+    ),
+]
+SearchEpochs = Annotated[
+    float | None, typer.Option("--search-epochs", help="Of the first such round. Default: a fortieth of the training.")
+]
+Reselections = Annotated[
+    int, typer.Option("--reselect", help="How often a student too slow on the attached device may be replaced.")
+]
 SkipBad = Annotated[
     bool, typer.Option("--skip-bad", help="Skip unreadable images (they are counted) instead of stopping.")
 ]
@@ -153,10 +165,16 @@ def settings(options: Mapping[str, Any]) -> Settings:
 def _student_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """What is said about the student; absent options keep their defaults."""
     spaces = tuple(name.strip() for name in (options.get("space") or "").split(",") if name.strip())
-    return {**({"spaces": spaces} if spaces else {}), "zoo_weights": options.get("zoo_weights")}
+    return {**({"spaces": spaces} if spaces else {}), **_present(options)}
+
+
+def _present(options: Mapping[str, Any]) -> dict[str, Any]:
+    keys = ("zoo_weights", "candidates", "search_epochs", "reselections")
+    return {key: options[key] for key in keys if options.get(key) is not None}
 
 
 _OPTION = {
+    "reselections": "reselect",
     "spaces": "space",
     "latency_p90_ms": "latency-ms",
     "peak_memory_mib": "memory-mib",

@@ -11,10 +11,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from edgekd.device_benchmarks.block_build import parts_of_spaces
+from edgekd.device_benchmarks.block_table import BlockTable
 from edgekd.errors import EdgekdError, InputError
 from edgekd.export.cache import default_cache
 from edgekd.files import read_json, write_json
 from edgekd.latency import GraphCost, ProfileCost, trace_cost
+from edgekd.pipeline.block_tables import price_from, require_covered, table_for
 from edgekd.pipeline.context import Context, Inputs
 from edgekd.pipeline.plan import Plan
 from edgekd.pipeline.record import fingerprint
@@ -42,11 +45,14 @@ def choose(inputs: Inputs | Context, plan: Plan, *, tighten: float = 1.0) -> Sel
     """Search the spaces under the plan's budgets.
 
     tighten: what the predicted latency is multiplied by before it is held against the budget (a measured correction).
+    A block table adds the 95% of measured over predicted that its own networks showed.
     Raises: InputError: nothing fits; the cheapest candidate and what it misses are named. Or a space does not apply.
     """
+    table = table_for(inputs.profile, plan, threads=inputs.threads)
+    margin = tighten * max(1.0, table.fit.high if table else 1.0)
     allowed = limits(inputs, plan)
-    allowed = allowed.model_copy(update={"latency_p90_ms": allowed.latency_p90_ms / tighten})
-    prices = prices_for(inputs, plan)
+    allowed = allowed.model_copy(update={"latency_p90_ms": allowed.latency_p90_ms / margin})
+    prices = prices_for(inputs, plan, table)
     found = [_search(name, inputs, prices, allowed) for name in plan.spaces]
     answer = merge(found)
     if isinstance(answer, Infeasible):
@@ -73,12 +79,18 @@ def limits(inputs: Inputs | Context, plan: Plan) -> Limits:
     )
 
 
-def prices_for(inputs: Inputs | Context, plan: Plan) -> Prices:
-    """What the profile's first runtime charges at the plan's precision."""
+def prices_for(inputs: Inputs | Context, plan: Plan, table: BlockTable | None) -> Prices:
+    """What the profile's first runtime charges at the plan's precision, part by part where there is a block table.
+
+    Raises: InputError: the table was built for other images.
+    """
     runtime = inputs.profile.primary
-    return Prices(
-        ProfileCost(profile=inputs.profile, unit=runtime.unit, precision=plan.precision, runtime=runtime.target)
-    )
+    cost = ProfileCost(profile=inputs.profile, unit=runtime.unit, precision=plan.precision, runtime=runtime.target)
+    if table is None:
+        return Prices(cost)
+    spaces = [STAGE_SPACES[name](task_of(inputs)) for name in plan.spaces if name in STAGE_SPACES]
+    require_covered(table, parts_of_spaces(spaces))
+    return Prices(cost, price_from(table, Prices(cost).kernels_ms))
 
 
 def task_of(inputs: Inputs | Context) -> Task:

@@ -46,6 +46,7 @@ class Inputs:
     teacher: Teacher
     seed: int = 0
     zoo_weights: str | None = None
+    threads: int = 1
 
 
 @dataclass
@@ -69,9 +70,20 @@ class Context:
         return self.settings.seed
 
     @property
+    def threads(self) -> int:
+        """Of one inference while measuring, which is what a block table must have been built with."""
+        return self.settings.threads
+
+    @property
     def zoo_weights(self) -> str | None:
         """The folder of checkpoints that zoo students start from."""
         return self.settings.zoo_weights
+
+    @property
+    def tighten(self) -> float:
+        """What predicted latencies are multiplied by: the last measured correction of this run."""
+        corrections = self.record.corrections
+        return corrections[-1] if corrections else 1.0
 
     @property
     def folder(self) -> Path:
@@ -115,7 +127,8 @@ def load_inputs(settings: Settings) -> Inputs:
     """Load what the settings name. Raises: InputError: some of it is missing or unusable, or does not fit together."""
     profile = load_profile(settings.profile)
     dataset = load_data(settings.data, image_size=settings.image_size, skip_bad=settings.skip_bad, seed=settings.seed)
-    return Inputs(profile, dataset, teacher_of(settings, dataset), settings.seed, settings.zoo_weights)
+    teacher = teacher_of(settings, dataset)
+    return Inputs(profile, dataset, teacher, settings.seed, settings.zoo_weights, settings.threads)
 
 
 def context_of(record: RunRecord, inputs: Inputs, events: Events) -> Context:
@@ -145,6 +158,7 @@ def plan_of(settings: Settings, profile: HardwareProfile, dataset: Dataset, teac
         image_size=dataset.preprocessing.image_size,
         data_note=dataset.note,
         teacher=teacher.name,
+        gpu=torch.cuda.is_available(),
     )
 
 

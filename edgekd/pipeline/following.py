@@ -14,7 +14,7 @@ from edgekd.errors import InputError
 from edgekd.pipeline import distilling, quantising, record
 from edgekd.pipeline.context import Context, Inputs, context_of
 from edgekd.pipeline.events import Silent
-from edgekd.pipeline.record import RunRecord, fingerprint
+from edgekd.pipeline.record import RunRecord
 from edgekd.pipeline.settings import Settings
 
 POLL_S = 0.5
@@ -45,7 +45,7 @@ def follow(folder: Path, settings: Settings, inputs: Inputs, base: str, names: l
         if name in TRAININGS and not context.record.intact(name, digest):
             TRAININGS[name](context)
         _wait_for(context, name, digest)
-        digest = fingerprint([digest, context.record.digest(name)])
+        digest = context.record.next_inputs(digest, name)
 
 
 def _opened(folder: Path, settings: Settings) -> RunRecord:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from edgekd.gates import evaluate_gates
 from edgekd.pipeline import diagnosing, rows
 from edgekd.pipeline.context import Context
 from edgekd.pipeline.record import RunRecord
+from edgekd.pipeline.selecting import summary
 from edgekd.report import RunReport, write_report
 from edgekd.report import document as documents
 
@@ -28,6 +30,15 @@ def pack(context: Context) -> tuple[dict[str, Any], list[Path]]:
         failed.append("bundle")
         context.events.note(f"no bundle: {error}")
     return {"report": report.model_dump(mode="json"), "failed": failed, "files": [p.name for p in paths]}, paths
+
+
+def trials(select: dict[str, Any]) -> Iterator[documents.Trial]:
+    """Candidates that were measured untrained, then those that learned for a while."""
+    for row in select["measured"]:
+        keys = ("score", "predicted_p90_ms", "measured_p50_ms", "measured_p90_ms", "fits", "reason")
+        yield documents.Trial(name=summary(row["spec"]), **{key: row[key] for key in keys})
+    for row in (select["halving"] or {"rows": []})["rows"]:
+        yield documents.Trial(name=summary(row["spec"]), score=row["score"], val_top1=tuple(row["val_top1"]))
 
 
 def report_of(record: RunRecord) -> RunReport:
@@ -48,6 +59,7 @@ def report_of(record: RunRecord) -> RunReport:
         plan=tuple(decided["reasons"]) + tuple(select["reasons"] + select["teaching"]) + tuple(distil["notes"]),
         recipe=record.settings.training.model_dump(mode="json") | {k: decided[k] for k in ("epochs", "shift_px")},
         candidates=tuple(documents.Candidate.model_validate(c) for c in select["candidates"]),
+        trials=tuple(trials(select)),
         trainings=tuple(rows.training(t) for t in [*distil["trainings"], *quantise["trainings"]]),
         accuracies=tuple(rows.accuracies(distil, quantise, check)),
         artifacts=tuple(rows.artifacts(export, check, profile)),

@@ -15,6 +15,7 @@ from edgekd.targets.spec import Scheme, Target
 # Images a default run shows the student: enough for a small net to come near its teacher, minutes on a laptop CPU.
 DEFAULT_IMAGES_SEEN = 330_000
 LONG_SCHEDULE_EPOCHS = 30
+CANDIDATES_WITH_GPU = 8
 
 
 class TargetPlan(Frozen):
@@ -38,6 +39,8 @@ class Plan(Frozen):
     qat_epochs: int
     shift_px: int
     spaces: tuple[str, ...]
+    candidates: int
+    search_epochs: float
     reasons: tuple[str, ...]
 
     @property
@@ -55,6 +58,7 @@ def make_plan(
     image_size: int,
     data_note: str = "",
     teacher: str = "",
+    gpu: bool = False,
 ) -> Plan:
     """Decide precision, targets, budgets and schedule.
 
@@ -68,6 +72,7 @@ def make_plan(
         _plan_target(targets[name], profile, precision, scheme, asked=name in settings.targets) for name in names
     )
     epochs = settings.training.epochs or default_epochs(train_images)
+    candidates = settings.candidates or (CANDIDATES_WITH_GPU if gpu else 1)
     reasons = (
         profile.quantisation.why
         if settings.precision in (None, profile.quantisation.preferred_precision)
@@ -77,6 +82,7 @@ def make_plan(
         f"{epochs} epochs of {train_images} images: "
         + ("as asked" if settings.training.epochs else f"about {DEFAULT_IMAGES_SEEN} images seen"),
         *([f"teacher: {teacher}"] if teacher else []),
+        *_search_reason(candidates, settings.search_epochs or default_search_epochs(epochs)),
         *([f"data: {data_note}"] if data_note else []),
     )
     return Plan(
@@ -92,6 +98,8 @@ def make_plan(
         if settings.training.shift_px is None
         else settings.training.shift_px,
         spaces=settings.spaces,
+        candidates=candidates,
+        search_epochs=settings.search_epochs or default_search_epochs(epochs),
         reasons=reasons,
     )
 
@@ -103,6 +111,21 @@ def default_epochs(train_images: int) -> int:
     (6, 53, 2)
     """
     return min(100, max(2, math.ceil(DEFAULT_IMAGES_SEEN / max(1, train_images))))
+
+
+def default_search_epochs(epochs: int) -> float:
+    """Of the first round of successive halving: a fortieth of the whole, so that 8 candidates cost about 60% of it.
+
+    >>> default_search_epochs(6)
+    0.15
+    """
+    return epochs / 40
+
+
+def _search_reason(candidates: int, epochs: float) -> tuple[str, ...]:
+    if candidates == 1:
+        return ()
+    return (f"{candidates} candidates learn for {epochs:g} epochs each, the better half for twice as long, and so on",)
 
 
 def default_shift_px(epochs: int, image_size: int) -> int:

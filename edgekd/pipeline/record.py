@@ -38,6 +38,17 @@ class RunRecord:
         stages: dict[str, Any] = self.document["stages"]
         return stages
 
+    @property
+    def corrections(self) -> list[float]:
+        """Measured over predicted latency, one for each time the student was selected anew."""
+        found: list[float] = self.document.get("corrections", [])
+        return found
+
+    def correct(self, correction: float) -> None:
+        """Keep a correction in run.json."""
+        self.document["corrections"] = [*self.corrections, round(correction, 4)]
+        write_json(self.folder / "run.json", self.document)
+
     def result(self, stage: str) -> dict[str, Any]:
         """What a finished stage found. Raises: InputError: it has not finished."""
         result: dict[str, Any] = read_json(self.folder / f"{stage}.json")
@@ -58,6 +69,11 @@ class RunRecord:
         names = {str(p.relative_to(self.folder)): sha256_of(p) for p in [path, *outputs]}
         self.stages[stage] = {"inputs": inputs, "outputs": names, "seconds": round(seconds, 2), "finished": _now()}
         write_json(self.folder / "run.json", self.document)
+
+    def next_inputs(self, inputs: str, done: str) -> str:
+        """Hash of what the stage after `done` depends on; measured corrections count from the selection on."""
+        corrections = self.corrections if done == "plan" else []
+        return fingerprint([inputs, self.digest(done), *([corrections] if corrections else [])])
 
     def digest(self, stage: str) -> str:
         """Hash of a finished stage's outputs: the next stage's inputs contain it."""

@@ -9,7 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import edgekd
-from edgekd.pipeline import checking, distilling, exporting, measuring, packing, planning, quantising, selecting
+from edgekd.pipeline import (
+    checking,
+    distilling,
+    exporting,
+    following,
+    measuring,
+    packing,
+    planning,
+    quantising,
+    reselecting,
+    selecting,
+)
 from edgekd.pipeline.context import Context, Inputs
 from edgekd.pipeline.record import fingerprint
 from edgekd.pipeline.settings import Settings
@@ -39,7 +50,13 @@ STAGES = (
 
 
 def run_stages(context: Context, *, last: str = "bundle") -> None:
-    """Do what is not yet done, up to the stage called `last`."""
+    """Do what is not yet done, up to the stage called `last`; a student found too slow is replaced on the way."""
+    while not _round(context, last):
+        pass
+
+
+def _round(context: Context, last: str) -> bool:
+    """The stages in order; False where the measurement sent the run back to the selection."""
     inputs = base_inputs(context.settings, context)
     for number, stage in enumerate(STAGES, start=1):
         if context.record.intact(stage.name, inputs):
@@ -51,8 +68,12 @@ def run_stages(context: Context, *, last: str = "bundle") -> None:
             seconds = time.monotonic() - started
             context.record.finish(stage.name, inputs=inputs, result=result, outputs=outputs, seconds=seconds)
         if stage.name == last:
-            return
-        inputs = fingerprint([inputs, context.record.digest(stage.name)])
+            return True
+        if stage.name == "measure" and following.world() == 1 and (correction := reselecting.needed(context)):
+            reselecting.start_again(context, correction)
+            return False
+        inputs = context.record.next_inputs(inputs, stage.name)
+    return True
 
 
 def base_inputs(settings: Settings, inputs: Inputs | Context) -> str:

@@ -9,35 +9,43 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from edgekd.advisor import Advice, advise
 from edgekd.errors import CheckError, InputError
 from edgekd.export import ExportRequest
 from edgekd.files import write_json
-from edgekd.latency import estimate_latency, estimate_memory_mib, estimate_size_mib, trace_cost
-from edgekd.pipeline import advising
-from edgekd.pipeline.choosing import choose, student_module
+from edgekd.latency import Estimate, GraphCost, estimate_latency, estimate_memory_mib, estimate_size_mib, trace_cost
+from edgekd.pipeline import advising, following
+from edgekd.pipeline.block_tables import table_for
+from edgekd.pipeline.choosing import student_module
 from edgekd.pipeline.context import Context, Inputs, calibration_batches
 from edgekd.pipeline.exporting import request, run_requests
+from edgekd.pipeline.halving import halve
 from edgekd.pipeline.plan import Plan
 from edgekd.pipeline.quantising import quant_spec
 from edgekd.pipeline.settings import Settings
+from edgekd.pipeline.trials import TRIAL_IMAGES, diverse, measured_selection, trial_reasons
 from edgekd.quant import export_float, ptq, save_program
-from edgekd.students import Candidate, Selection
-
-TRIAL_IMAGES = 64
+from edgekd.students import AnySpec, Candidate, Selection, StudentSpec, parts_of
 
 
 def select(context: Context) -> tuple[dict[str, Any], list[Path]]:
-    """Result: the selection and what became of the trial exports."""
-    selection = choose(context, context.plan)
+    """Result: the selection, what its candidates took and learned, and what became of the trial exports."""
+    selection, measured = measured_selection(context)
+    halving = None
+    some = diverse(selection.top, context.plan.candidates)
+    if len(some) > 1 and following.world() == 1:  # processes that follow take no part in this stage
+        best, halving = halve(context, some)
+        rest = tuple(candidate for candidate in selection.top if candidate != best)
+        selection = selection.model_copy(update={"top": (best, *rest)})
     result = document(context, context.plan, selection, context.settings)
+    result |= {"measured": measured, "halving": halving, "corrections": context.record.corrections}
+    result["reasons"] += trial_reasons(measured, halving)
     for line in lines(result):
         context.events.note(line)
     _refuse_to_distil(result["advice"], context.settings)
     spec_file = write_json(context.folder / "student.json", result["spec"])
-    result["trial_exports"] = trial_exports(context, selection)
+    result["trial_exports"] = trial_exports(context, selection.chosen)
     return result, [spec_file]
 
 
@@ -62,11 +70,11 @@ def document(inputs: Inputs | Context, plan: Plan, selection: Selection, setting
         "fitting": selection.fitting,
         "method": selection.method,
         "candidates": [
-            {**_candidate(c), "chosen": c is chosen}
+            {**_candidate(c), "chosen": c is chosen, "on_front": c in selection.front}
             for c in dict.fromkeys([*selection.top, *(c for c in selection.front if c not in selection.top)])
         ],
         "front": [_candidate(c) for c in selection.front],
-        "predicted": predictions(inputs, plan, student_module(inputs, spec)),
+        "predicted": predictions(inputs, plan, spec),
         "reasons": [
             f"student: {summary(spec.model_dump())}; the largest capacity among {selection.considered} students of "
             f"{', '.join(plan.spaces)}, {selection.method}, at most {plan.budgets.teacher_macs_fraction:.3g} of the "
@@ -111,12 +119,25 @@ def _stage(stage: dict[str, Any]) -> str:
     return f"{stage['block']} {size}x{size} e{stage['expansion']}{gate} {stage['channels']}x{stage['depth']}"
 
 
-def predictions(inputs: Inputs | Context, plan: Plan, student: nn.Module) -> list[dict[str, Any]]:
+def student_latency(inputs: Inputs | Context, plan: Plan, spec: AnySpec, cost: GraphCost) -> Estimate:
+    """From a block table of this machine where it knows every part, else from the profile."""
+    table = table_for(inputs.profile, plan, threads=inputs.threads)
+    if table is not None and isinstance(spec, StudentSpec):
+        parts = parts_of(spec)
+        if all(map(table.knows, parts)):
+            p50_ms = table.p50_ms(parts)
+            low, high = table.fit.low * p50_ms, table.fit.high * p50_ms
+            return Estimate(p50_ms=p50_ms, lo_ms=low, hi_ms=high, provenance=table.provenance)
+    return estimate_latency(cost, inputs.profile, unit=inputs.profile.primary.unit, precision=plan.precision)
+
+
+def predictions(inputs: Inputs | Context, plan: Plan, spec: AnySpec) -> list[dict[str, Any]]:
     """Latency, memory and size of the student, and latency of the teacher, on the profile's device: never measured."""
     profile, pre = inputs.profile, inputs.dataset.preprocessing
     runtime = profile.primary
+    student = student_module(inputs, spec)
     cost = trace_cost(student.eval(), (1, pre.channels, pre.image_size, pre.image_size))
-    latency = estimate_latency(cost, profile, unit=runtime.unit, precision=plan.precision)
+    latency = student_latency(inputs, plan, spec, cost)
     rows = [_row("student", "latency_p50_ms", latency.p50_ms, latency.lo_ms, latency.hi_ms, latency.provenance)]
     p90 = profile.p90_over_p50
     rows.append(
@@ -167,13 +188,13 @@ def lines(result: dict[str, Any]) -> list[str]:
     return [*found, *result["teaching"]]
 
 
-def trial_exports(context: Context, selection: Selection) -> list[dict[str, Any]]:
+def trial_exports(context: Context, chosen: Candidate) -> list[dict[str, Any]]:
     """Every planned target on the untrained student.
 
     Raises: CheckError: not one target can be exported, so training would be for nothing.
     """
     torch.manual_seed(context.settings.seed)
-    student = student_module(context, selection.chosen.spec).eval()
+    student = student_module(context, chosen.spec).eval()
     save_program(export_float(student, context.image_shape), context.program("trial-float"))
     if context.plan.precision == "int8":
         batches = calibration_batches(context.dataset, TRIAL_IMAGES, seed=context.settings.seed)

@@ -40,7 +40,11 @@ class BudgetOverrides(Frozen):
 
 
 class Settings(Frozen):
-    """One run. Paths are kept as the user wrote them, a recipe whole; without one the advisor chooses by `needs`."""
+    """One run. Paths are kept as the user wrote them, a recipe whole; without one the advisor chooses by `needs`.
+
+    candidates: students that learn for search_epochs before one is chosen; None: 8 with a GPU, else 1 (the prior
+    decides). reselections: how often a student that is too slow on the device may be replaced.
+    """
 
     profile: str
     teacher: str | None = None
@@ -53,6 +57,9 @@ class Settings(Frozen):
     skip_bad: bool = False
     spaces: tuple[str, ...] = Field(default=(DEFAULT,), min_length=1)
     zoo_weights: str | None = None
+    candidates: int | None = Field(default=None, ge=1, le=32)
+    search_epochs: float | None = Field(default=None, gt=0)
+    reselections: int = Field(default=1, ge=0, le=5)
     baseline: bool = False
     budgets: BudgetOverrides = BudgetOverrides()
     training: Training = Training()

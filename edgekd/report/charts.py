@@ -164,6 +164,31 @@ def _room(lows: Sequence[float], highs: Sequence[float]) -> tuple[float, float]:
     return low - pad, min(high + pad, 100.5) if high < 100 else 101.0
 
 
+def front(report: RunReport) -> str | None:
+    """The Pareto front: capacity against predicted latency, and the candidates below it."""
+    rows = report.candidates
+    if not any(row.on_front for row in rows):
+        return None
+
+    def plot(figure: Figure) -> None:
+        axes = figure.subplots()
+        axes.set_xscale("log")
+        others = [row for row in rows if not row.on_front]
+        best = sorted((row for row in rows if row.on_front), key=lambda row: row.latency_p50_ms)
+        xs, ys = [row.latency_p50_ms for row in best], [row.score for row in best]
+        axes.plot([r.latency_p50_ms for r in others], [r.score for r in others], "o", mfc=PAPER, mec=MUTED, ms=4.5)
+        axes.step(xs, ys, where="post", color=SERIES[0], linewidth=1.2, alpha=0.7)
+        axes.plot(xs, ys, "o", mfc=PAPER, mec=SERIES[0], mew=1.2, ms=5.5, label="no student found is faster and larger")
+        for row in (row for row in rows if row.chosen):
+            axes.plot([row.latency_p50_ms], [row.score], "D", mfc=PAPER, mec=OTHER, mew=2.0, ms=9, label="chosen")
+        axes.set_xlabel(f"predicted latency p50 on {_short(report.profile.name)}, ms")
+        axes.set_ylabel("capacity (a prior, no accuracy)")
+        _plain_log(axes)
+        figure.legend(loc="outside upper left", ncols=2, handletextpad=0.3, columnspacing=1.4)
+
+    return draw("front", plot, height_in=3.7)
+
+
 def candidates(report: RunReport) -> str | None:
     """Every student the search looked at: multiply-adds against predicted latency; the chosen one stands out."""
     rows = report.candidates

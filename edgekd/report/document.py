@@ -112,7 +112,24 @@ class Candidate(Document):
     fits: bool = True
     chosen: bool = False
     name: str = ""
-    score: float | None = None
+    score: float = 0.0
+    on_front: bool = False
+
+
+class Trial(Document):
+    """A candidate before training: predicted, and where the device is attached, exported untrained and measured.
+
+    score: the capacity prior. val_top1: held-out accuracy after each round of short distillation.
+    """
+
+    name: str
+    score: float
+    predicted_p90_ms: float | None = None
+    measured_p50_ms: float | None = None
+    measured_p90_ms: float | None = None
+    fits: bool | None = None
+    val_top1: tuple[float, ...] = ()
+    reason: str = ""
 
 
 class Predicted(Document):
@@ -317,6 +334,7 @@ class RunReport(Document):
     plan: tuple[str, ...] = ()
     recipe: dict[str, JsonValue] = Field(default_factory=dict)
     candidates: tuple[Candidate, ...] = ()
+    trials: tuple[Trial, ...] = ()
     trainings: tuple[Training, ...] = ()
     accuracies: tuple[Accuracy, ...] = ()
     artifacts: tuple[ArtifactRow, ...] = ()

@@ -58,6 +58,7 @@ def _charts(report: RunReport) -> dict[str, object]:
     found = {
         "scatter": charts.accuracy_against_latency(report),
         "candidates": charts.candidates(report),
+        "front": charts.front(report),
         "strips": charts.latency_strips(report),
         "ecdf": charts.latency_ecdf(report),
         "validation": charts.validation_accuracy(report.trainings),

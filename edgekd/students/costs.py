@@ -80,7 +80,7 @@ class Prices:
 
     def __init__(self, cost: CostModel, price: PartPrice | None = None, *, watts: float | None = None) -> None:
         self.cost, self.watts = cost, watts
-        self._price = price or self._sum_of_kernels
+        self._price = price or self.kernels_ms
         self._known: dict[Part, Totals] = {}
 
     def part(self, part: Part) -> Totals:
@@ -122,7 +122,8 @@ class Prices:
             peak_elements=max(layer.live_elements for layer in layers),
         )
 
-    def _sum_of_kernels(self, part: Part) -> float:
+    def kernels_ms(self, part: Part) -> float:
+        """A part as the sum over its kernels."""
         layers = part_layers(part)
         return sum(self.cost.kernel_ms(layer.kind, layer.macs, layer.moved_elements) for layer in layers)
 

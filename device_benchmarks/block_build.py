@@ -1,0 +1,154 @@
+"""Build a block table on this machine: choose parts and networks, have them timed, fit whole networks."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from edgekd.device_benchmarks.block_campaign import Answer, Job, Timing
+from edgekd.device_benchmarks.block_ops import has_operators
+from edgekd.device_benchmarks.block_table import Bench, BlockTable, Fit
+from edgekd.errors import CheckError
+from edgekd.students import Part, StageSpace, StudentSpec, parts_of
+from edgekd.students.layers import head_part, stage_parts, stem_part
+
+CALIBRATION_NETWORKS = 15
+DEFAULT_SECONDS = 120.0
+Progress = Callable[[str], None]
+Numbers = npt.NDArray[np.float64]
+
+
+def parts_of_spaces(spaces: Iterable[StageSpace]) -> list[Part]:
+    """Every part that a student of the spaces may have, but those that no writer knows."""
+    found: dict[Part, None] = {}
+    for space in spaces:
+        for body_number, body in enumerate(space.bodies):
+            spec = space.spec((body_number, (0,) * len(body.choices)))
+            inside, size = body.stem_channels, -(-body.image_size // body.stem_stride)
+            found[stem_part(spec)] = None
+            for number, choices in enumerate(body.choices):
+                for choice in choices:
+                    stage = space.stage(body, number, choice)
+                    found.update(dict.fromkeys(stage_parts(stage, inside, size, body.activation)))
+                inside, size = body.channels[number], -(-size // body.strides[number])
+            found[head_part(spec, inside, size)] = None
+    return [part for part in found if has_operators(part)]
+
+
+def sample(spaces: Sequence[StageSpace], count: int, *, seed: int) -> list[StudentSpec]:
+    """Students drawn from the spaces in turn, each body, choice and depth as likely as any other of its stage."""
+    rng = random.Random(seed)
+    found: list[StudentSpec] = []
+    while len(found) < count:
+        space = spaces[len(found) % len(spaces)]
+        number = rng.randrange(len(space.bodies))
+        choices = space.bodies[number].choices
+        spec = space.spec((number, tuple(rng.randrange(len(some)) for some in choices)))
+        if all(map(has_operators, parts_of(spec))):
+            found.append(spec)
+    return found
+
+
+def build_table(
+    bench: Bench,
+    spaces: Sequence[StageSpace],
+    *,
+    seconds: float = DEFAULT_SECONDS,
+    seed: int = 0,
+    tell: Progress = lambda what: None,
+) -> BlockTable:
+    """Time every part of the spaces and some networks, and fit. Raises: CheckError: the runtime failed."""
+    started = time.monotonic()
+    parts = parts_of_spaces(spaces)
+    networks = [tuple(parts_of(spec)) for spec in sample(spaces, CALIBRATION_NETWORKS, seed=seed)]
+    answer = timed(bench, parts, networks, seconds=seconds, seed=seed, tell=tell)
+    parts_ms = {part.key: ms for part, ms in zip(parts, answer.parts_ms, strict=True)}
+    return BlockTable(
+        bench=bench,
+        parts_ms=parts_ms,
+        fit=fit(parts_ms, networks, answer.networks),
+        built=time.strftime("%Y-%m-%d"),
+        build_s=round(time.monotonic() - started, 1),
+        rounds=answer.rounds,
+    )
+
+
+def timed(
+    bench: Bench,
+    parts: Sequence[Part],
+    networks: Sequence[tuple[Part, ...]],
+    *,
+    seconds: float,
+    seed: int = 0,
+    tell: Progress = lambda what: None,
+) -> Answer:
+    """Run one campaign in a process of its own. Raises: CheckError: it failed or fell silent; the runtime is named."""
+    job = Job(
+        runtime=bench.runtime,
+        precision=bench.precision,
+        threads=bench.threads,
+        parts=tuple(parts),
+        networks=tuple(networks),
+        seconds=seconds,
+        seed=seed,
+    )
+    command = [sys.executable, "-P", "-m", "edgekd.device_benchmarks.block_campaign"]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(job.model_dump_json())
+        process.stdin.close()
+        for line in process.stdout:
+            said = json.loads(line)
+            if "answer" in said:
+                return Answer.model_validate(said["answer"])
+            if "error" in said:
+                raise CheckError(f"timing blocks failed: {said['error']}", where=bench.text)
+            tell(said["doing"])
+        code = process.wait()
+    raise CheckError(f"the process that times blocks died (exit code {code})", where=bench.text)
+
+
+def fit(parts_ms: dict[str, float], networks: Sequence[tuple[Part, ...]], measured: Sequence[Timing]) -> Fit:
+    """Least relative error of the least times, no coefficient negative: three from ten networks on, one with fewer.
+
+    The median is the least time by one factor: fitted apart, the moods of a busy host do not bend the sums.
+    """
+    least = np.array([timing.least_ms for timing in measured])
+    p50_over_least = float(np.median([timing.p50_ms / timing.least_ms for timing in measured]))
+    columns = _columns(parts_ms, networks)
+    ratios = []
+    for left_out in range(len(networks)):
+        kept = np.arange(len(networks)) != left_out
+        ratios.append(float(least[left_out] / max(columns[left_out] @ _solve(columns[kept], least[kept]), 1e-9)))
+    scale, per_part, constant = _solve(columns, least)
+    return Fit(
+        scale=scale * p50_over_least,
+        per_part_ms=per_part * p50_over_least,
+        constant_ms=constant * p50_over_least,
+        p50_over_least=p50_over_least,
+        low=float(np.quantile(ratios, 0.05)),
+        high=float(np.quantile(ratios, 0.95)),
+        networks=len(networks),
+    )
+
+
+def _columns(parts_ms: dict[str, float], networks: Sequence[tuple[Part, ...]]) -> Numbers:
+    return np.array([[sum(parts_ms[part.key] for part in parts), -float(len(parts)), 1.0] for parts in networks])
+
+
+def _solve(columns: Numbers, least: Numbers) -> list[float]:
+    from scipy.optimize import nnls
+
+    used = columns if len(least) >= 10 else columns[:, :1]
+    found = nnls(used / least[:, None], np.ones(len(least)))[0]
+    return [*map(float, found), 0.0, 0.0][:3]
