@@ -98,6 +98,7 @@ def settings(tmp_path: Path, tiny_dataset: Dataset) -> Callable[..., Settings]:
     return make
 
 
+@pytest.mark.slow
 def test_candidates_are_measured_and_learn_before_one_is_chosen(
     settings: Callable[..., Settings], tmp_path: Path
 ) -> None:
@@ -109,6 +110,7 @@ def test_candidates_are_measured_and_learn_before_one_is_chosen(
     assert found["spec"] == found["halving"]["rows"][found["halving"]["chosen"]]["spec"]
 
 
+@pytest.mark.slow
 def test_when_every_candidate_is_too_slow_the_correction_decides(
     settings: Callable[..., Settings], tmp_path: Path
 ) -> None:
