@@ -61,7 +61,7 @@ class TensorSplit:
 
     def images(self, index: Index) -> Tensor:
         """Uint8 (len(index), channels, height, width), a copy."""
-        return self.pixels[torch.as_tensor(index, dtype=torch.int64)]
+        return self.pixels.index_select(0, torch.as_tensor(index, dtype=torch.int64))
 
 
 @dataclass(frozen=True, eq=False)

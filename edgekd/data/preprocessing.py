@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -51,10 +52,15 @@ class Preprocessing:
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != self.channels:
             got = f"{images.dtype} {tuple(images.shape)}"
             raise ValueError(f"normalise takes uint8 (batch, {self.channels}, height, width), got {got}")
-        # One multiply-add per pixel: x * 1/(255 std) - mean/std.
-        scale = torch.tensor([1 / (255 * s) for s in self.std], device=images.device).view(1, -1, 1, 1)
-        offset = torch.tensor([-m / s for m, s in zip(self.mean, self.std, strict=True)], device=images.device)
-        return images.float().mul_(scale).add_(offset.view(1, -1, 1, 1))
+        scale, offset = self._scale_and_offset(images.device)
+        return images.mul(scale).add_(offset)  # uint8 times float32 is float32, in one pass
+
+    @lru_cache(maxsize=32)  # noqa: B019 - a value object, and few of them
+    def _scale_and_offset(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """One multiply-add per pixel: x * 1/(255 std) - mean/std."""
+        scale = torch.tensor([1 / (255 * s) for s in self.std], device=device)
+        offset = torch.tensor([-m / s for m, s in zip(self.mean, self.std, strict=True)], device=device)
+        return scale.view(1, -1, 1, 1), offset.view(1, -1, 1, 1)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types, with lists for mean and std."""

@@ -7,6 +7,7 @@ The samples are an endless row of permutations of the training split, cut into b
 from __future__ import annotations
 
 import hashlib
+import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -20,6 +21,10 @@ from edgekd.data.augmentation import augment, moved
 from edgekd.data.dataset import Dataset
 from edgekd.distill.mixing import Mixing, draw_mixing
 from edgekd.distill.training import Training
+
+PROBES = 3
+# Another thread's batch costs switches of the interpreter: measured 0.05 ms on an idle machine, 7 ms on a busy one.
+WORTH_A_THREAD_S = 3e-4
 
 
 @dataclass(frozen=True)
@@ -106,7 +111,7 @@ class Share:
 
 
 class BatchStream:
-    """The batches of one stage, made one ahead in a thread. Use as a context manager, so that the thread ends.
+    """The batches of one stage, made one ahead in a thread where that pays. Use as a context manager: the thread ends.
 
     training.batch_size counts the samples over all processes.
     """
@@ -115,7 +120,10 @@ class BatchStream:
         self.dataset, self.device, self.share = dataset, device, share
         self.training, self.batch_size, self.seed = training, training.batch_size, training.seed
         self.steps = training.steps_for(len(dataset.train))
+        self.layout = torch.contiguous_format
         self._order: dict[int, Tensor] = {}
+        self._making_s: list[float] = []
+        self._labels = dataset.train.labels  # a view computes them anew each time it is asked
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="edgekd-batches")
         self._ahead: tuple[int, Future[Batch]] | None = None
 
@@ -136,7 +144,7 @@ class BatchStream:
             epoch, offset = divmod(position, size)
             parts.append(self._permutation(epoch)[offset : offset + end - position])
             position += len(parts[-1])
-        return torch.cat(parts)
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _permutation(self, epoch: int) -> Tensor:
         if epoch not in self._order:
@@ -155,17 +163,25 @@ class BatchStream:
         """The batch of a step, made here and now."""
         index, view = self.index(step), self.views(step)
         # The whole batch is augmented before it is cut, so that a sample's draw does not depend on the process count.
-        pixels = self._augmented(self.dataset.train.images(index), index, view, step)
+        pixels = self.augmented(self.dataset.train.images(index), index, view, step)
         mine = slice(self.share.rank, None, self.share.world)
-        images = self.dataset.preprocessing.normalise(self._send(pixels[mine]))
-        labels = self.dataset.train.labels[index]
-        batch = Batch(images, self._send(labels[mine]), self._send(index[mine]), step, step / self.steps)
-        if view is not None:
-            batch = replace(batch, view=self._send(view[mine]))
+        images = self.dataset.preprocessing.normalise(self._my(pixels)).contiguous(memory_format=self.layout)
+        labels = self._labels.index_select(0, index)
+        batch = Batch(
+            images,
+            self._my(labels),
+            self._my(index),
+            step,
+            step / self.steps,
+            view=None if view is None else self._my(view),
+        )
         return self._mixed(batch, pixels, labels, mine) if self.training.mixes else batch
 
-    def _augmented(self, pixels: Tensor, index: Tensor, view: Tensor | None, step: int) -> Tensor:
+    def augmented(self, pixels: Tensor, index: Tensor, view: Tensor | None, step: int) -> Tensor:
+        """Pixels of these samples as a step sees them; view None: freshly drawn from the step."""
         flip, shift_px = self.dataset.horizontal_flip, self.training.shift_px
+        if not (flip or shift_px):
+            return pixels
         if view is None:
             generator = torch.Generator().manual_seed(seed_of(self.seed, "augment", step))
             return augment(pixels, generator=generator, flip=flip, shift_px=shift_px)
@@ -183,15 +199,30 @@ class BatchStream:
         targets = mixing.targets(labels[mine], labels[partner], self.dataset.num_classes)
         return replace(batch, images=mixing.images(batch.images, others), targets=self._send(targets))
 
+    def _my(self, rows: Tensor) -> Tensor:
+        """This process's rows, on its device."""
+        return self._send(rows if self.share.world == 1 else rows[self.share.rank :: self.share.world])
+
     def _send(self, tensor: Tensor) -> Tensor:
         if self.device.type == "cuda":
             return tensor.pin_memory().to(self.device, non_blocking=True)
         return tensor
 
     def take(self, step: int) -> Batch:
-        """The batch of a step, from the thread where it was expected; the next one is started."""
+        """The batch of a step, from the thread where it was expected; the next one is started.
+
+        Where making one takes less than handing it from thread to thread, there is no thread.
+        """
         ahead, self._ahead = self._ahead, None
-        batch = ahead[1].result() if ahead is not None and ahead[0] == step else self.at(step)
-        if step + 1 < self.steps:
+        batch = ahead[1].result() if ahead is not None and ahead[0] == step else self._made_here(step)
+        if len(self._making_s) == PROBES and min(self._making_s) > WORTH_A_THREAD_S and step + 1 < self.steps:
             self._ahead = (step + 1, self._pool.submit(self.at, step + 1))
+        return batch
+
+    def _made_here(self, step: int) -> Batch:
+        if len(self._making_s) == PROBES:
+            return self.at(step)
+        began = time.perf_counter()
+        batch = self.at(step)
+        self._making_s.append(time.perf_counter() - began)
         return batch

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from edgekd.distill.batches import Batch, seed_of
-from edgekd.distill.sources import Live, Signals, Source
+from edgekd.distill.sources import Live, Signals, Source, autocast_as
 from edgekd.distill.stage import Stage
 from edgekd.distill.terms import Context
 from edgekd.errors import InputError
@@ -25,29 +25,30 @@ class Ensemble(nn.Module):
         self.listened_to = bool(stage.everyone)
         self.spoken: dict[str, Signals] = {}
 
-    def forward(self, batch: Batch, taught: Mapping[str, Signals]) -> tuple[Tensor, Tensor]:
-        """`taught` is float32, no gradient. Returns () and float32 (terms,), unweighted and detached.
+    def forward(self, batch: Batch, taught: Mapping[str, Signals]) -> tuple[Tensor, list[Tensor]]:
+        """`taught` is float32, no gradient. Returns the total () and each term's value (), unweighted and detached.
 
         What the students said stays in `spoken`, detached, where the stage has players.
         """
         spoken = {name: live.signals(batch).map(Tensor.float) for name, live in self.lives.items()}
         if self.listened_to:  # else features would stay in memory through the backward pass
             self.spoken = {name: signals.map(Tensor.detach) for name, signals in spoken.items()}
-        total = batch.images.new_zeros(())
+        total: Tensor | None = None
         values = []
-        with torch.autocast(batch.images.device.type, enabled=False):
+        with autocast_as(False, batch.images.device.type):
             for term in self.terms:
                 weight = term.weight_at(batch.progress)
                 if weight == 0:
-                    values.append(total.new_zeros(()))
+                    values.append(batch.images.new_zeros(()))
                     continue
                 mine = theirs = spoken[term.student]
                 if term.source is not None:
                     theirs = taught.get(term.source) or spoken[term.source].map(Tensor.detach)
                 value = term.loss(mine, theirs, batch)
                 values.append(value.detach())
-                total = total + (value if weight == 1 else weight * value)
-        return total, torch.stack(values)
+                value = value if weight == 1 else weight * value
+                total = value if total is None else total + value
+        return batch.images.new_zeros(()) if total is None else total, values
 
     def may_skip_parameters(self) -> bool:
         """Whether some parameter may get no gradient in a step, which DDP must know: a weight that can be 0, or a

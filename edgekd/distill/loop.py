@@ -7,8 +7,8 @@ of the step; weights, optimiser and loss modules come from the checkpoint. Nothi
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import ExitStack, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,14 @@ def run_stage(stage: Stage, *, out: Path, resume: bool = False, on_progress: OnP
     Raises: InputError: the stage does not fit together, the checkpoint is not this stage's, or the disk is full.
     CheckError: a loss became nan or inf. Interrupted: Ctrl-C or SIGTERM, after last.pt was written.
     """
+    with opened(stage, out=out, resume=resume) as run:
+        run.go(on_progress if run.accelerator.is_main_process and on_progress else _silent)
+        return run.result()
+
+
+@contextmanager
+def opened(stage: Stage, *, out: Path, resume: bool = False) -> Iterator[Run]:
+    """A stage ready for `go`; afterwards the models are as the caller gave them, but in eval mode."""
     stage.check()
     training = stage.training
     device_type = choose_device(training.device)
@@ -63,11 +71,11 @@ def run_stage(stage: Stage, *, out: Path, resume: bool = False, on_progress: OnP
         stream = BatchStream(stage.dataset, training, device=accelerator.device, share=share)
         stack.enter_context(stream)
         interrupts = stack.enter_context(Interrupts(enabled=share.world == 1))
-        run = _Run(stage, out, accelerator, stream, ddp)
+        run = Run(stage, out, accelerator, stream, ddp)
+        run.interrupts = interrupts
         stack.callback(run.close)
         run.start(resume=resume)
-        run.go(on_progress if accelerator.is_main_process and on_progress else _silent, interrupts)
-        return run.result()
+        yield run
 
 
 def _silent(_progress: Progress) -> None:
@@ -76,11 +84,15 @@ def _silent(_progress: Progress) -> None:
 
 def _as_target(said: torch.Tensor) -> torch.Tensor:
     """What a teacher said, as losses read it."""
-    return said.detach().float()
+    if said.requires_grad:
+        said = said.detach()
+    return said.float()
 
 
-class _Run:
+class Run:
     """The moving parts of one `run_stage`. `step` counts the optimiser steps done."""
+
+    interrupts: Interrupts
 
     def __init__(
         self, stage: Stage, out: Path, accelerator: Accelerator, stream: BatchStream, ddp: DistributedDataParallelKwargs
@@ -101,6 +113,8 @@ class _Run:
             for name, source in stage.sources.items()
         }
         self.ensemble = bind(stage, self.students, self.sources, stream.at(0))
+        if all(live.layout == torch.channels_last for live in self._lives()):
+            stream.layout = torch.channels_last  # once for all models, in place of once for each
         self.players = stage.everyone
         roster = Roster(self.students, self.sources, stage.dataset, self.device, stage.training)
         for player in self.players.values():
@@ -122,6 +136,10 @@ class _Run:
         self.history: list[EpochRecord] = []
         self.step = 0
         self.epoch_seconds = self.seconds = 0.0
+
+    def _lives(self) -> Iterator[Live]:
+        yield from self.students.values()
+        yield from (source for source in self.sources.values() if isinstance(source, Live))
 
     # ------------------------------------------------------------------ beginning and end
 
@@ -184,12 +202,13 @@ class _Run:
 
     # ------------------------------------------------------------------ the loop
 
-    def go(self, on_progress: OnProgress, interrupts: Interrupts) -> None:
-        """Steps to the end, with validation after each epoch, reports and checkpoints between."""
+    def go(self, on_progress: OnProgress, *, steps: int | None = None) -> None:
+        """Steps to the end, or so many, with validation after each epoch, reports and checkpoints between."""
+        interrupts, end = self.interrupts, self.total_steps if steps is None else self.step + steps
         first_step, began = self.step, time.perf_counter()
         seconds_before = self.seconds
         reported = saved = began
-        while self.step < self.total_steps:
+        while self.step < end:
             began_step = time.perf_counter()
             self._one_step()
             now = time.perf_counter()
@@ -216,37 +235,39 @@ class _Run:
                 milestone.act()
         batch = self.stream.take(self.step)
         self._seed()
+        learning_rate = self._learning_rate()
         for group in self.optimiser.param_groups:
-            group["lr"] = self._learning_rate()
+            group["lr"] = learning_rate
         parts = batch.parts(self.stage.training.accumulate)
-        values = self._learn_from(parts[0], len(parts), last=len(parts) == 1)
-        for number, part in enumerate(parts[1:], start=2):
-            values = values + self._learn_from(part, len(parts), last=number == len(parts))
-        self.meter.add(values if len(parts) == 1 else values / len(parts), self.step)
+        for number, part in enumerate(parts, start=1):
+            self.meter.add(self._learn_from(part, len(parts), last=number == len(parts)), len(parts))
+        self.meter.end_step(self.step)
         if self.device.type == "cpu":  # free here; on a GPU it would wait for the step, so there reports and saves look
             self._stop_if_not_finite()
         if self.stage.training.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.parameters, self.stage.training.clip_norm)
         self.optimiser.step()
-        self.optimiser.zero_grad(set_to_none=True)
+        for parameter in self.parameters:
+            parameter.grad = None
         for player in self.players.values():
             player.after_step(self.step)
         if self.average is not None:
             self.average.update(self.step)
         self.step += 1
 
-    def _learn_from(self, batch: Batch, parts: int, *, last: bool) -> torch.Tensor:
-        """Gradients of one part of a batch, and its loss values (terms,). Processes exchange gradients in the last."""
+    def _learn_from(self, batch: Batch, parts: int, *, last: bool) -> list[torch.Tensor]:
+        """Gradients of one part of a batch, and its loss values by term. Processes exchange gradients in the last."""
         for player in self.players.values():
             batch = player.before(batch)
         taught = {name: source.signals(batch).map(_as_target) for name, source in self.sources.items()}
         with nullcontext() if last else self.accelerator.no_sync(self.wrapped):
             total, values = self.wrapped(batch, taught)
-            self.accelerator.backward(total if parts == 1 else total / parts)
+            # Not accelerator.backward, which divides the loss by 1 first, and its gradient again: 12 us.
+            (total if parts == 1 else total / parts).backward()  # type: ignore[no-untyped-call]
         for player in self.players.values():
             player.after(batch, self.ensemble.spoken, taught)
         self.ensemble.spoken = {}
-        result: torch.Tensor = values
+        result: list[torch.Tensor] = values
         return result
 
     def _seed(self) -> None:
@@ -389,7 +410,6 @@ class _Run:
         if self.checkup is not None and "checkup" in document:
             self.checkup.load_state_dict(document["checkup"])
             self.meter.first = document["checkup"]["first"]
-        self.meter.sums.copy_(document["sums"])
-        self.meter.count = int(document["count"])
+        self.meter.restore(document["sums"], int(document["count"]))
         self.history = [EpochRecord(**record) for record in document["history"]]
         self.epoch_seconds, self.seconds = float(document["epoch_seconds"]), float(document["seconds"])

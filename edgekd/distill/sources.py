@@ -6,7 +6,7 @@ What a source says is `Signals`. To add one (an average of students, a cache, a 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -99,9 +99,8 @@ class Live:
         self.model.to(memory_format=torch.contiguous_format)
         self.model.to(self._home).eval()
 
-    def _autocast(self, device: torch.device) -> torch.autocast:
-        # No cache: a frozen weight is never cached, and a trained one is used once per forward.
-        return torch.autocast(device.type, torch.bfloat16, enabled=self.bfloat16, cache_enabled=False)
+    def _autocast(self, device: torch.device) -> AbstractContextManager[object]:
+        return autocast_as(self.bfloat16, device.type)
 
     def _run(self, images: Tensor) -> Signals:
         images = images.contiguous(memory_format=self.layout)
@@ -116,6 +115,17 @@ class Live:
             name = type(self.model).__name__
             raise InputError(f"{name} returns no tap '{missing[0]}'", fix=did_you_mean(missing[0], map(str, output[1])))
         return Signals(logits_of(output), {tap: output[1][tap] for tap in self._taps})
+
+
+_AS_IS = nullcontext()
+
+
+def autocast_as(bfloat16: bool, device_type: str) -> AbstractContextManager[object]:
+    """bfloat16 autocast, or none. Entering torch.autocast takes 10 us, so a region that is right already stays."""
+    if not bfloat16 and not torch.is_autocast_enabled(device_type):
+        return _AS_IS
+    # No cache: a frozen weight is never cached, and a trained one is used once per forward.
+    return torch.autocast(device_type, torch.bfloat16, enabled=bfloat16, cache_enabled=False)
 
 
 def logits_of(output: Any) -> Tensor:

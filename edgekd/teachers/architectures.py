@@ -1,4 +1,8 @@
-"""Models by name: `edgekd:wrnD-K`, `timm:NAME`, `torchvision:NAME`. Nothing here reads weights or the network."""
+"""Models by name: `edgekd:...`, `timm:NAME`, `torchvision:NAME`. Nothing here reads weights or the network.
+
+edgekd's own are for images of 28 to 64 px: `wrnD-K`; `resnetD` or `resnetD-W` (first stage of W channels, 16 unless
+given); `vitP-W-L` (patches of P px, W channels, L blocks).
+"""
 
 from __future__ import annotations
 
@@ -9,9 +13,14 @@ from typing import Any
 from torch import nn
 
 from edgekd.errors import InputError, did_you_mean
+from edgekd.teachers.cifar_resnet import CifarResNet
 from edgekd.teachers.wide_resnet import WideResNet
 
-FORMS = "expected timm:NAME, torchvision:NAME or edgekd:wrnD-K (as edgekd:wrn16-2)"
+FORMS = "expected timm:NAME, torchvision:NAME or edgekd:NAME (as edgekd:wrn16-2)"
+_OWN_FORMS = (
+    "expected edgekd:wrnD-K with D = 6n + 4 (as wrn16-2), resnetD[-W] with D = 6n + 2, or vitP-W-L (as vit4-64-4)"
+)
+_VIT_HEAD = 32  # channels of an attention head
 
 
 def build(architecture: str, *, num_classes: int, in_channels: int, image_size: int | None = None) -> nn.Module:
@@ -51,12 +60,27 @@ def first_convolution(model: nn.Module) -> tuple[str, nn.Conv2d] | None:
 
 
 def _build_edgekd(name: str, num_classes: int, in_channels: int, image_size: int | None) -> nn.Module:
-    match = re.fullmatch(r"wrn(\d+)-(\d+)", name)
-    if match is None or (int(match[1]) - 4) % 6 or int(match[1]) < 10:
-        raise InputError(
-            f"unknown architecture 'edgekd:{name}'", fix="expected edgekd:wrnD-K with D = 6n + 4, as wrn16-2"
-        )
-    return WideResNet(int(match[1]), int(match[2]), num_classes=num_classes, in_channels=in_channels)
+    if match := re.fullmatch(r"wrn(\d+)-(\d+)", name):
+        if int(match[1]) >= 10 and (int(match[1]) - 4) % 6 == 0:
+            return WideResNet(int(match[1]), int(match[2]), num_classes=num_classes, in_channels=in_channels)
+    elif match := re.fullmatch(r"resnet(\d+)(?:-(\d+))?", name):
+        return CifarResNet(int(match[1]), int(match[2] or 16), num_classes=num_classes, in_channels=in_channels)
+    elif match := re.fullmatch(r"vit(\d+)-(\d+)-(\d+)", name):
+        patch, width, depth = (int(part) for part in match.groups())
+        return _vit(patch, width, depth, num_classes=num_classes, in_chans=in_channels, img_size=image_size or 32)
+    raise InputError(f"unknown architecture 'edgekd:{name}'", fix=_OWN_FORMS)
+
+
+def _vit(patch: int, width: int, depth: int, **options: int) -> nn.Module:
+    """A vision transformer as in timm, with a class token and heads of 32 channels."""
+    from timm.models.vision_transformer import VisionTransformer
+
+    if width % _VIT_HEAD or options["img_size"] % patch:
+        fix = f"the width a multiple of {_VIT_HEAD}, and whole patches"
+        raise InputError(f"edgekd:vit{patch}-{width}-{depth} at {options['img_size']} px", fix=fix)
+    heads = width // _VIT_HEAD
+    model: nn.Module = VisionTransformer(patch_size=patch, embed_dim=width, depth=depth, num_heads=heads, **options)
+    return model
 
 
 def _build_timm(name: str, num_classes: int, in_channels: int, image_size: int | None) -> nn.Module:

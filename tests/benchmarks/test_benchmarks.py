@@ -1,0 +1,136 @@
+"""The benchmarks measure what they say: the same training by hand and by edgekd, every method, results that resume."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from edgekd.benchmarks.catalogue import BASELINE, LEFT_OUT, catalogue, choose
+from edgekd.benchmarks.hand_written import HandWritten
+from edgekd.benchmarks.interleaved import interleaved
+from edgekd.benchmarks.loop import Nothing, kd_loop, random_data
+from edgekd.benchmarks.methods import Comparison, Protocol, compare, read_results, subset, widened
+from edgekd.benchmarks.methods_page import summary, table, write_page
+from edgekd.benchmarks.page import BEGIN, END, replace_results
+from edgekd.benchmarks.remembering import Remembered
+from edgekd.data.dataset import Dataset
+from edgekd.distill import Training
+from edgekd.distill.batches import BatchStream, Share
+from edgekd.distill.losses import LOSSES
+from edgekd.errors import InputError
+from edgekd.teachers import Teacher
+from edgekd.teachers.architectures import build
+
+CPU = torch.device("cpu")
+
+
+def teacher_of(dataset: Dataset) -> Teacher:
+    torch.manual_seed(1)
+    channels = dataset.preprocessing.channels
+    model = build("edgekd:resnet8-4", num_classes=dataset.num_classes, in_channels=channels)
+    return Teacher("t", model.eval().requires_grad_(False), dataset.preprocessing, dataset.num_classes, "f")
+
+
+def tiny_comparison(dataset: Dataset, **changes: object) -> Comparison:
+    protocol = Protocol(epochs=1, batch_size=32, device="cpu", shift_px=1, **changes)  # type: ignore[arg-type]
+    return Comparison(subset(dataset, 64), teacher_of(dataset), ("edgekd:resnet8-2",), protocol)
+
+
+def test_every_way_runs_the_same_number_of_times_and_first_as_often() -> None:
+    calls: list[str] = []
+    ways = {name: (lambda steps, name=name: calls.append(name)) for name in "ab"}
+    times = interleaved(ways, steps=1, rounds=4, warmup=0)
+    assert calls[:2] == ["a", "b"], "warm-up"
+    assert calls[2:] == ["a", "b", "a", "b", "a", "b", "a", "b"]
+    assert [len(t.ms) for t in times.values()] == [4, 4]
+
+
+def test_the_hand_written_loop_learns_the_same_as_edgekds_from_the_same_loss() -> None:
+    """One epoch over one batch: whatever the order within it, the gradient is that of the whole."""
+    data = random_data(64, 4)
+    hand = HandWritten(data, Nothing(), Nothing(), 64)
+    hand.optimiser.param_groups[0].update(lr=0.0, weight_decay=0.0)
+    hand.go(2)
+    heard = []
+    with kd_loop(data, None, None, CPU) as go:
+        go(1)
+        run = go.__closure__[0].cell_contents  # type: ignore[union-attr,attr-defined]
+        heard = [run.history[0].losses[name] for name in ("cross_entropy", "soft_target_kl")]
+    assert 0.1 * heard[0] + 0.9 * heard[1] == pytest.approx(hand.losses[0], rel=1e-5)
+
+
+def test_all_losses_and_all_shipped_recipes_take_part_or_say_why_not() -> None:
+    known = catalogue()
+    assert next(iter(known)) == BASELINE
+    about = {term.method for recipe in known.values() for stage in recipe.stages for term in stage.terms}
+    missing = {name.replace("_", "-") for name in LOSSES if name not in about}
+    assert missing <= set(LEFT_OUT)
+    with pytest.raises(InputError, match="no method 'dkdd' in this comparison; did you mean 'dkd'"):
+        choose("dkdd")
+    with pytest.raises(InputError, match="no method 'simkd' in this comparison; it changes the student"):
+        choose("simkd")
+
+
+def test_a_remembered_teacher_says_what_the_live_one_does(tiny_dataset: Dataset) -> None:
+    training = Training(epochs=1, batch_size=50, device="cpu", shift_px=1, views=2, mixed_precision="no")
+    model = teacher_of(tiny_dataset).module
+    source = Remembered(model, tiny_dataset, training)
+    with BatchStream(tiny_dataset, training, device=CPU, share=Share()) as stream:
+        batch = stream.at(3)
+        source.bind(batch.images, ["layer2"])
+        said = source.signals(batch)
+        torch.testing.assert_close(said.logits, model(batch.images), rtol=2e-3, atol=2e-3)
+        assert said.taps["layer2"].shape[1] == 8
+    with pytest.raises(InputError, match="fixed views only"):
+        Remembered(model, tiny_dataset, Training(device="cpu"))
+
+
+def test_a_comparison_resumes_behind_its_last_result_and_refuses_another_protocol(
+    tiny_dataset: Dataset, tmp_path: Path
+) -> None:
+    comparison = tiny_comparison(tiny_dataset)
+    first = compare(comparison, choose("soft-targets"), seeds=(0,), out=tmp_path)
+    assert [(row["method"], row["seed"]) for row in first] == [(BASELINE, 0), ("soft-targets", 0)]
+    new: list[str] = []
+    more = choose("soft-targets,review-kd,fsp")
+    rows = compare(
+        comparison, more, seeds=(0,), out=tmp_path, resume=True, on_row=lambda row: new.append(row["method"])
+    )
+    assert new == ["review-kd", "fsp"]
+    assert rows[:2] == first
+    assert "channels" in rows[-1]["refused"], "FSP has no projector and says so"
+    with pytest.raises(InputError, match="it has results already"):
+        compare(comparison, more, seeds=(0,), out=tmp_path)
+    with pytest.raises(InputError, match="results with views 2, now 3"):
+        compare(tiny_comparison(tiny_dataset, views=3), more, seeds=(0,), out=tmp_path, resume=True)
+    page = write_page(tmp_path / "page.md", *read_results(tmp_path)).read_text()
+    assert "| fsp | not run: " in page
+    assert json.loads((tmp_path / "results.jsonl").read_text().splitlines()[0])["method"] == BASELINE
+
+
+def test_gains_are_over_the_baseline_of_the_same_seed() -> None:
+    rows = [
+        {"student": "s", "method": m, "seed": seed, "test_top1": top1, "test_nll": 1.0, "steps": 10, "students": 1}
+        for m, seed, top1 in ((BASELINE, 0, 0.5), (BASELINE, 1, 0.7), ("kd", 0, 0.6), ("kd", 1, 0.8))
+    ]
+    kd = summary(rows)[1]
+    assert (kd["gain"], kd["gain_sd"], kd["n"]) == (pytest.approx(0.1), pytest.approx(0.0), 2)
+    assert "| kd | 70.00 ± 14.14 | +10.00 ± 0.00 | 2 | 1.00 | 10 |" in table(summary(rows))
+
+
+def test_a_page_keeps_what_people_wrote(tmp_path: Path) -> None:
+    page = tmp_path / "p.md"
+    page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    assert replace_results(page, "new").read_text() == f"before\n{BEGIN}\nnew\n{END}\nafter\n"
+    page.write_text("nothing")
+    with pytest.raises(InputError, match="no place for results"):
+        replace_results(page, "new")
+
+
+def test_widths_scale_in_steps_that_the_networks_take() -> None:
+    assert widened("edgekd:resnet20", 1.5) == "edgekd:resnet20-24"
+    with pytest.raises(InputError, match="one width only"):
+        widened("timm:resnet18", 2.0)
