@@ -53,7 +53,7 @@ def test_a_run_killed_with_sigkill_and_resumed_ends_bit_for_bit_the_same(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", [(), ("--players",)], ids=["teacher", "players"])
+@pytest.mark.parametrize("options", [("--method", "crd_memory"), ("--players",)], ids=["banks", "players"])
 def test_two_processes_follow_the_loss_curve_of_one(options: tuple[str, ...], tmp_path: Path) -> None:
     learn(tmp_path / "one", "--plain", *options)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
