@@ -24,8 +24,8 @@ from edgekd.data.dataset import Dataset, TensorSplit
 from edgekd.data.preprocessing import Preprocessing
 from edgekd.distill import CrossEntropy, SoftTarget, Stage, Term, Training
 from edgekd.distill.cache import CachedTeacher, fingerprint_of
-from edgekd.distill.loop import opened
 from edgekd.distill.losses import make_loss
+from edgekd.distill.running import opened
 from edgekd.distill.sources import Source
 from edgekd.teachers.architectures import build
 

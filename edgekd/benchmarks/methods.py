@@ -270,7 +270,7 @@ def _materials(comparison: Comparison, student: str, seed: int, out: Path) -> Ma
 
 def _with_memory(stage: Stage, comparison: Comparison, remembered: dict[str, Remembered]) -> Stage:
     """The stage with the run's teacher answering from memory, where its views are the run's."""
-    training = stage.training
+    training, stage = stage.training, dataclasses.replace(stage, diagnose=False)
     key = f"{training.views} {training.view_seed} {training.shift_px}"
     if training.views is None or training.mixes:
         return stage

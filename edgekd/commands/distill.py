@@ -31,6 +31,7 @@ from edgekd.commands.run_options import (
     TargetList,
     Teacher,
     Threads,
+    Track,
     Weights,
     ZooWeights,
 )
@@ -61,6 +62,7 @@ def distill(  # noqa: PLR0913 - a command's options are its parameters
     reselections: Reselections = 1,
     seed: Seed = 0,
     skip_bad: SkipBad = False,
+    track: Track = None,
     baseline: Annotated[
         bool, typer.Option("--baseline", help="Also train the same student without the teacher, for the same steps.")
     ] = False,

@@ -91,6 +91,10 @@ SearchEpochs = Annotated[
 Reselections = Annotated[
     int, typer.Option("--reselect", help="How often a student too slow on the attached device may be replaced.")
 ]
+Track = Annotated[
+    list[str] | None,
+    typer.Option("--track", help="tensorboard (into RUN/tensorboard) or mlflow: curves of every training; repeatable."),
+]
 SkipBad = Annotated[
     bool, typer.Option("--skip-bad", help="Skip unreadable images (they are counted) instead of stopping.")
 ]
@@ -128,6 +132,7 @@ def settings(options: Mapping[str, Any]) -> Settings:
     document = {
         **_student_options(options),
         "recipe": None if recipe is None else load_recipe(recipe),
+        "track": options.get("track") or (),
         "needs": needs_of(options.get("need")),
         "profile": options["profile"],
         "teacher": options["teacher"],

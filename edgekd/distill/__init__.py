@@ -10,12 +10,12 @@ from edgekd.distill.chain import ChainPlan, plan_chain
 from edgekd.distill.checkpoint import best_path, last_path, student_weights
 from edgekd.distill.evaluate import Evaluation, evaluate, evaluation_of
 from edgekd.distill.interrupts import Interrupted
-from edgekd.distill.loop import run_stage
 from edgekd.distill.losses import CrossEntropy, Hint, SoftTarget, soft_target_kl
 from edgekd.distill.own_predictions import PlainView, TemporalEnsemble
 from edgekd.distill.players import Player, Roster
 from edgekd.distill.pool import Pool
 from edgekd.distill.results import EpochRecord, Progress, StageResult
+from edgekd.distill.running import run_stage
 from edgekd.distill.sources import Live, Signals, Source
 from edgekd.distill.stage import Milestone, Stage
 from edgekd.distill.taps import WithTaps, default_tap

@@ -35,7 +35,7 @@ class Ensemble(nn.Module):
             self.spoken = {name: signals.map(Tensor.detach) for name, signals in spoken.items()}
         total: Tensor | None = None
         values = []
-        with autocast_as(False, batch.images.device.type):
+        with autocast_as(None, batch.images.device.type):
             for term in self.terms:
                 weight = term.weight_at(batch.progress)
                 if weight == 0:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,67 +19,22 @@ from torch import nn
 
 from edgekd.distill import checkpoint
 from edgekd.distill.averaging import WeightAverage
-from edgekd.distill.batches import Batch, BatchStream, Share, seed_of
+from edgekd.distill.batches import Batch, BatchStream, seed_of
 from edgekd.distill.checkup import Checkup
 from edgekd.distill.ensemble import bind
 from edgekd.distill.evaluate import accuracy_of, predict
+from edgekd.distill.faults import loss_broke, stop_if_weights_broke
 from edgekd.distill.interrupts import Interrupted, Interrupts
 from edgekd.distill.meter import Meter
 from edgekd.distill.optimiser import build_optimiser, learning_rate_at
 from edgekd.distill.players import Roster
-from edgekd.distill.precision import choose_bfloat16, choose_device
+from edgekd.distill.precision import choose_bfloat16
 from edgekd.distill.results import EpochRecord, Progress, StageResult
 from edgekd.distill.sources import Live, evaluating
 from edgekd.distill.stage import Stage
-from edgekd.errors import CheckError
 
 REPORT_EVERY_S = 0.5
 OnProgress = Callable[[Progress], None]
-
-
-def run_stage(stage: Stage, *, out: Path, resume: bool = False, on_progress: OnProgress | None = None) -> StageResult:
-    """Train the stage's students in place; afterwards they hold the last step's weights, in eval mode.
-
-    out: the run folder; `checkpoints/last.pt` and `checkpoints/best.pt` (best validation accuracy) are kept in it.
-    resume: go on from last.pt where it belongs to a stage of this name, else begin. On one CPU the result is the same
-    to the bit as that of an uninterrupted run. A finished stage is only loaded.
-    on_progress: called in the main process about twice a second, at the end, and after each epoch.
-    Raises: InputError: the stage does not fit together, the checkpoint is not this stage's, or the disk is full.
-    CheckError: a loss became nan or inf. Interrupted: Ctrl-C or SIGTERM, after last.pt was written.
-    """
-    with opened(stage, out=out, resume=resume) as run:
-        run.go(on_progress if run.accelerator.is_main_process and on_progress else _silent)
-        return run.result()
-
-
-@contextmanager
-def opened(stage: Stage, *, out: Path, resume: bool = False) -> Iterator[Run]:
-    """A stage ready for `go`; afterwards the models are as the caller gave them, but in eval mode."""
-    stage.check()
-    training = stage.training
-    device_type = choose_device(training.device)
-    # No mixed_precision here: accelerate keeps it per process and refuses a second value, while stages may differ.
-    ddp = DistributedDataParallelKwargs()
-    accelerator = Accelerator(cpu=device_type == "cpu", mixed_precision="no", kwargs_handlers=[ddp])
-    share = Share(accelerator.process_index, accelerator.num_processes)
-    if training.batch_size % (share.world * training.accumulate):
-        what = f"batch_size {training.batch_size} over {share.world} processes in {training.accumulate} parts"
-        raise stage.error(what, f"give a multiple of {share.world * training.accumulate}")
-    with ExitStack() as stack:
-        cuda = [accelerator.device] if device_type == "cuda" else []
-        stack.enter_context(torch.random.fork_rng(cuda))
-        stream = BatchStream(stage.dataset, training, device=accelerator.device, share=share)
-        stack.enter_context(stream)
-        interrupts = stack.enter_context(Interrupts(enabled=share.world == 1))
-        run = Run(stage, out, accelerator, stream, ddp)
-        run.interrupts = interrupts
-        stack.callback(run.close)
-        run.start(resume=resume)
-        yield run
-
-
-def _silent(_progress: Progress) -> None:
-    """Nobody watches."""
 
 
 def _as_target(said: torch.Tensor) -> torch.Tensor:
@@ -90,7 +45,7 @@ def _as_target(said: torch.Tensor) -> torch.Tensor:
 
 
 class Run:
-    """The moving parts of one `run_stage`. `step` counts the optimiser steps done."""
+    """The moving parts of one `run_stage` (running.py). `step` counts the optimiser steps done."""
 
     interrupts: Interrupts
 
@@ -112,6 +67,10 @@ class Run:
             else source
             for name, source in stage.sources.items()
         }
+        fp16 = stage.training.mixed_precision == "fp16"
+        self.scaler = torch.amp.GradScaler(self.device.type) if fp16 else None
+        for live in self._lives():
+            live.half = torch.float16 if fp16 else torch.bfloat16
         self.ensemble = bind(stage, self.students, self.sources, stream.at(0))
         if all(live.layout == torch.channels_last for live in self._lives()):
             stream.layout = torch.channels_last  # once for all models, in place of once for each
@@ -178,10 +137,25 @@ class Run:
         for source in (*self.sources.values(), *self.students.values()):
             source.close()
 
+    def _install_best(self) -> None:
+        self.accelerator.wait_for_everyone()
+        for name, state in checkpoint.load(checkpoint.best_path(self.out))["students"].items():
+            self.students[name].model.load_state_dict(state)
+
+    def _gave_up(self) -> bool:
+        """Whether the held-out accuracy has not risen for `patience` epochs."""
+        patience = self.stage.training.patience
+        if patience is None or len(self.history) <= patience:
+            return False
+        found = [record.val_accuracy for record in self.history]
+        return max(found[:-patience]) >= max(found[-patience:])
+
     def result(self) -> StageResult:
-        """What the stage came to; the students hold their moving average where one was kept."""
+        """What the stage came to; the students hold their moving average, or the best of it, where one was kept."""
         if self.average is not None:
             self.average.install()
+        if self.stage.training.patience is not None:
+            self._install_best()
         best = max(self.history, key=lambda record: record.val_accuracy)
         trained_s = sum(record.seconds for record in self.history)
         return StageResult(
@@ -195,7 +169,7 @@ class Run:
             seconds=self.seconds,
             device=str(self.device),
             processes=self.stream.share.world,
-            precision="bf16" if self.bfloat16.students else "fp32",
+            precision=("fp16" if self.scaler else "bf16") if self.bfloat16.students else "fp32",
             checks=() if self.checkup is None else self.checkup.checks,
             figures=None if self.checkup is None else self.checkup.figures,
         )
@@ -208,7 +182,7 @@ class Run:
         first_step, began = self.step, time.perf_counter()
         seconds_before = self.seconds
         reported = saved = began
-        while self.step < end:
+        while self.step < end and not self._gave_up():
             began_step = time.perf_counter()
             self._one_step()
             now = time.perf_counter()
@@ -223,7 +197,7 @@ class Run:
             if self._is_main and (record or interrupts.wanted or now - saved >= self.stage.training.checkpoint_every_s):
                 self._save()
                 saved = time.perf_counter()
-            if interrupts.wanted and self.step < self.total_steps:
+            if interrupts.wanted and self.step < self.total_steps and not self._gave_up():
                 done = f"step {self.step} of {self.total_steps}"
                 raise Interrupted(
                     f"interrupted at {done}", where=f"stage '{self.stage.name}'", fix="go on with --resume"
@@ -244,9 +218,7 @@ class Run:
         self.meter.end_step(self.step)
         if self.device.type == "cpu":  # free here; on a GPU it would wait for the step, so there reports and saves look
             self._stop_if_not_finite()
-        if self.stage.training.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.parameters, self.stage.training.clip_norm)
-        self.optimiser.step()
+        self._apply()
         for parameter in self.parameters:
             parameter.grad = None
         for player in self.players.values():
@@ -254,6 +226,19 @@ class Run:
         if self.average is not None:
             self.average.update(self.step)
         self.step += 1
+
+    def _apply(self) -> None:
+        """The gradients, clipped, to the weights."""
+        clip_norm = self.stage.training.clip_norm
+        if self.scaler is not None:
+            self.scaler.unscale_(self.optimiser)
+        if clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.parameters, clip_norm)
+        if self.scaler is None:
+            self.optimiser.step()
+            return
+        self.scaler.step(self.optimiser)  # leaves a step out whose gradients overflowed
+        self.scaler.update()
 
     def _learn_from(self, batch: Batch, parts: int, *, last: bool) -> list[torch.Tensor]:
         """Gradients of one part of a batch, and its loss values by term. Processes exchange gradients in the last."""
@@ -263,7 +248,8 @@ class Run:
         with nullcontext() if last else self.accelerator.no_sync(self.wrapped):
             total, values = self.wrapped(batch, taught)
             # Not accelerator.backward, which divides the loss by 1 first, and its gradient again: 12 us.
-            (total if parts == 1 else total / parts).backward()  # type: ignore[no-untyped-call]
+            total = total if parts == 1 else total / parts
+            (total if self.scaler is None else self.scaler.scale(total)).backward()  # type: ignore[no-untyped-call]
         for player in self.players.values():
             player.after(batch, self.ensemble.spoken, taught)
         self.ensemble.spoken = {}
@@ -350,35 +336,14 @@ class Run:
 
     def _stop_if_not_finite(self) -> None:
         bad = self.meter.first_bad_term()
-        if bad is None:
-            return
-        label, step = bad
-        where = f"stage '{self.stage.name}', step {step}"
-        if name := self._broken_source(self.stream.at(step)):
-            fix = "check the teacher's weights and that it gets images as it was trained on"
-            raise CheckError(
-                f"source '{name}' returns nan or inf, so loss term '{label}' does too", where=where, fix=fix
-            )
-        raise CheckError(f"loss term '{label}' became nan or inf", where=where, fix=self._cure())
-
-    def _broken_source(self, batch: Batch) -> str | None:
-        return next((name for name, s in self.sources.items() if not s.signals(batch).is_finite()), None)
-
-    def _cure(self) -> str:
-        return f"lower the learning rate (peak {self.stage.training.learning_rate}), or set clip_norm"
-
-    def _stop_if_weights_broken(self) -> None:
-        """A loss can be finite and its gradient not; such weights must never replace a good checkpoint."""
-        for name, tensor in self.ensemble.named_parameters():
-            if not bool(torch.isfinite(tensor).all()):
-                where = f"stage '{self.stage.name}', step {self.step}"
-                raise CheckError(f"parameter '{name}' became nan or inf", where=where, fix=self._cure())
+        if bad is not None:
+            raise loss_broke(self.stage, bad[0], self.stream.at(bad[1]), self.sources)
 
     # ------------------------------------------------------------------ checkpoints
 
     def _save(self) -> None:
         self._stop_if_not_finite()
-        self._stop_if_weights_broken()
+        stop_if_weights_broke(self.stage, self.ensemble, self.step)
         document: dict[str, Any] = {
             "identity": self.stage.identity(),
             "step": self.step,
@@ -392,6 +357,8 @@ class Run:
             "seconds": self.seconds,
             "players": {name: player.state_dict() for name, player in self.players.items()},
         }
+        if self.scaler is not None:
+            document["scaler"] = self.scaler.state_dict()
         if self.average is not None:
             document["average"] = self.average.state_dict()
         if self.checkup is not None:
@@ -405,6 +372,8 @@ class Run:
         self.optimiser.load_state_dict(document["optimiser"])
         for name, player in self.players.items():
             player.load_state_dict(document["players"][name])
+        if self.scaler is not None:
+            self.scaler.load_state_dict(document["scaler"])
         if self.average is not None:
             self.average.load_state_dict(document["average"])
         if self.checkup is not None and "checkup" in document:

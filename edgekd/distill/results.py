@@ -23,6 +23,12 @@ class EpochRecord:
     images_per_s: float
     seconds: float
 
+    def scalars(self) -> dict[str, float]:
+        """What a tracker draws: name -> value, the terms as `loss/TERM`."""
+        losses = {f"loss/{term}": value for term, value in self.losses.items()}
+        kept = ("val_accuracy", "learning_rate", "images_per_s")
+        return {**losses, **{name: getattr(self, name) for name in kept}}
+
 
 @dataclass(frozen=True)
 class Progress:

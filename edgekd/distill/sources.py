@@ -54,13 +54,14 @@ class Live:
     """A model that is run on every batch: a teacher (frozen: eval mode, no gradient) or a student.
 
     The model returns logits, or (logits, {tap: tensor}) as a quantisation-aware graph or `WithTaps` does.
-    bfloat16: run under autocast, which leaves weights and softmax in float32. compile: through torch.compile where no
-    tap is read (hooks would break its graph).
+    bfloat16: run under autocast, which leaves weights and softmax in float32 (`half` may be set to float16). compile:
+    through torch.compile where no tap is read (hooks would break its graph).
     Raises: InputError: the model returns something else, or has no such tap.
     """
 
     def __init__(self, model: nn.Module, *, frozen: bool = True, bfloat16: bool = False, compile: bool = False) -> None:
         self.model, self.frozen, self.bfloat16, self.compile = model, frozen, bfloat16, compile
+        self.half = torch.bfloat16
         self._run_model: Callable[[Tensor], Any] = model
         self._taps: tuple[str, ...] = ()
         self._returns_taps = False
@@ -100,7 +101,7 @@ class Live:
         self.model.to(self._home).eval()
 
     def _autocast(self, device: torch.device) -> AbstractContextManager[object]:
-        return autocast_as(self.bfloat16, device.type)
+        return autocast_as(self.half if self.bfloat16 else None, device.type)
 
     def _run(self, images: Tensor) -> Signals:
         images = images.contiguous(memory_format=self.layout)
@@ -120,12 +121,12 @@ class Live:
 _AS_IS = nullcontext()
 
 
-def autocast_as(bfloat16: bool, device_type: str) -> AbstractContextManager[object]:
-    """bfloat16 autocast, or none. Entering torch.autocast takes 10 us, so a region that is right already stays."""
-    if not bfloat16 and not torch.is_autocast_enabled(device_type):
+def autocast_as(half: torch.dtype | None, device_type: str) -> AbstractContextManager[object]:
+    """Autocast to a type of 16 bits, or none. Entering torch.autocast takes 10 us: a region that is right stays."""
+    if half is None and not torch.is_autocast_enabled(device_type):
         return _AS_IS
     # No cache: a frozen weight is never cached, and a trained one is used once per forward.
-    return torch.autocast(device_type, torch.bfloat16, enabled=bfloat16, cache_enabled=False)
+    return torch.autocast(device_type, half or torch.bfloat16, enabled=half is not None, cache_enabled=False)
 
 
 def logits_of(output: Any) -> Tensor:

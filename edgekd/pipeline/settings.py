@@ -28,7 +28,7 @@ class Training(Frozen):
     hint_weight: float = Field(default=1.0, ge=0)
     shift_px: int | None = Field(default=None, ge=0)
     clip_norm: float = Field(default=5.0, gt=0)
-    mixed_precision: Literal["auto", "no", "bf16"] = "auto"
+    mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
 
 
 class BudgetOverrides(Frozen):
@@ -64,6 +64,7 @@ class Settings(Frozen):
     budgets: BudgetOverrides = BudgetOverrides()
     training: Training = Training()
     recipe: Recipe | None = None
+    track: tuple[Literal["tensorboard", "mlflow"], ...] = ()
     needs: tuple[Need, ...] = ()
     threads: int = Field(default=1, ge=1)
     calibration_images: int = Field(default=512, ge=300)

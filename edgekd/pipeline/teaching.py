@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
 from edgekd.distill import EpochRecord, Progress, Stage, last_path, run_stage
+from edgekd.distill.track_mlflow import mlflow_tracker
+from edgekd.distill.track_tensorboard import tensorboard_tracker
 from edgekd.pipeline.context import Context
 
 
 def teach(context: Context, stage: Stage) -> dict[str, Any]:
     """Run a stage, going on from its own checkpoint when one is there. Result: history by epoch, steps, seconds."""
     folder = context.folder / "training" / stage.name
+    trackers = _trackers(context)
 
     def tell(progress: Progress) -> None:
+        for tracker in trackers:
+            tracker(progress)
         context.events.progress(stage.name, progress.step, progress.total_steps, detail(progress))
         if progress.epoch_record is not None:
             context.events.note(epoch_line(progress.epoch_record))
@@ -33,6 +39,15 @@ def teach(context: Context, stage: Stage) -> dict[str, Any]:
         "checks": [check.to_dict() for check in result.checks],
         "figures": None if result.figures is None else asdict(result.figures),
     }
+
+
+def _trackers(context: Context) -> list[Callable[[Progress], None]]:
+    """Who else is told, as the settings name them. Raises: InputError: one is not installed."""
+    makers = {
+        "tensorboard": lambda: tensorboard_tracker(context.folder / "tensorboard"),
+        "mlflow": lambda: mlflow_tracker(context.folder.name),
+    }
+    return [makers[name]() for name in context.settings.track]
 
 
 def epoch_row(record: EpochRecord) -> dict[str, Any]:

@@ -195,6 +195,7 @@ class TrainingTable(Table):
     cutmix: float | None = Field(default=None, ge=0)
     views: int | None = Field(default=None, ge=1)
     compile: bool | None = None
+    patience: int | None = Field(default=None, ge=1)
 
 
 class StageTable(Table):

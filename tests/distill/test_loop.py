@@ -427,3 +427,36 @@ def test_a_gpu_that_is_not_there_is_named(tiny_dataset: Dataset, tmp_path: Path)
     stage = taught_stage(tiny_dataset, tiny_net(), training=dataclasses.replace(QUICK, device="cuda"))
     with pytest.raises(InputError, match="device 'cuda' is not available"):
         run_stage(stage, out=tmp_path)
+
+
+# ---------------------------------------------------------------------- early stopping and float16
+
+
+def test_training_stops_without_progress_on_held_out_images_and_ends_with_the_best_weights(
+    tiny_dataset: Dataset, tmp_path: Path
+) -> None:
+    """The rate climbs until the student diverges: the best epoch is an early one."""
+    training = dataclasses.replace(QUICK, epochs=30, learning_rate=8.0, warmup=0.9, patience=2)
+    stage = Stage("baseline", tiny_dataset, {"student": tiny_net()}, [Term(CrossEntropy())], {}, training)
+    result = run_stage(stage, out=tmp_path)
+    assert len(result.history) < 30
+    assert result.best_epoch == len(result.history) - 2
+    top1 = evaluate(stage.students["student"], tiny_dataset.val, tiny_dataset.preprocessing).top1
+    assert top1 == pytest.approx(result.best_val_accuracy)
+    again = dataclasses.replace(stage, students={"student": tiny_net(5)})
+    assert run_stage(again, out=tmp_path, resume=True).history == result.history, "a stopped stage is only loaded"
+    assert same_weights(again.students["student"], stage.students["student"])
+
+
+def test_float16_scales_the_loss_and_resumes_with_its_scale(tiny_dataset: Dataset, tmp_path: Path) -> None:
+    training = dataclasses.replace(QUICK, mixed_precision="fp16", epochs=2)
+    stop = Milestone(7 / 12, lambda: os.kill(os.getpid(), signal.SIGINT))
+    whole, resumed = tiny_net(), tiny_net()
+    result = run_stage(taught_stage(tiny_dataset, whole, training=training), out=tmp_path / "a")
+    assert result.precision == "fp16"
+    with pytest.raises(Interrupted):
+        run_stage(taught_stage(tiny_dataset, tiny_net(), training=training, milestones=[stop]), out=tmp_path / "b")
+    assert load(last_path(tmp_path / "b"))["scaler"]["scale"] > 1
+    run_stage(taught_stage(tiny_dataset, resumed, training=training), out=tmp_path / "b", resume=True)
+    assert same_weights(whole, resumed)
+    assert not same_weights(whole, tiny_net())
