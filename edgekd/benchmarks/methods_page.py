@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekd.benchmarks.catalogue import BASELINE
+from edgekd.benchmarks.int8 import int8_table
 from edgekd.benchmarks.page import replace_results
 
 Row = Mapping[str, Any]
@@ -85,7 +86,7 @@ def table(entries: Sequence[Mapping[str, Any]]) -> str:
     return "\n\n".join(parts)
 
 
-def write_page(path: Path, about: Mapping[str, Any], rows: Sequence[Row]) -> Path:
+def write_page(path: Path, about: Mapping[str, Any], rows: Sequence[Row], int8: Sequence[Row] = ()) -> Path:
     """Replace the results section of a page. Raises: InputError: it has none."""
     head = (
         f"Data: {about['data']}, {about['train_images']} training, {about['val_images']} held-out and "
@@ -94,4 +95,5 @@ def write_page(path: Path, about: Mapping[str, Any], rows: Sequence[Row]) -> Pat
         f"{about['batch_size']}, one-cycle SGD to {about['learning_rate']:g}, {about['views']} views of each image, "
         f"gradients clipped to {about['clip_norm']:g}."
     )
-    return replace_results(path, f"{head}\n\n{table(summary(rows))}")
+    quantised = f"\n\nTest accuracy in int8, %:\n\n{int8_table(int8)}" if int8 else ""
+    return replace_results(path, f"{head}\n\n{table(summary(rows))}{quantised}")

@@ -31,6 +31,10 @@ def methods(  # noqa: PLR0913 - a command's options are its parameters
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
     out: Annotated[Path, typer.Option("--out", help="Folder of the results.")] = Path("runs/methods"),
     resume: Annotated[bool, typer.Option("--resume", help="Go on behind the last result in --out.")] = False,
+    int8: Annotated[
+        int,
+        typer.Option("--int8", min=0, help="So many of the best methods also in int8, by PTQ and QAT."),
+    ] = 0,
     page: Annotated[
         Path | None, typer.Option("--page", help="Markdown page whose results section is rewritten at the end.")
     ] = None,
@@ -41,6 +45,7 @@ def methods(  # noqa: PLR0913 - a command's options are its parameters
     Example: `edgekd bench methods --data cifar10 --teacher t.safetensors --student edgekd:resnet20 --methods key`
     """
     from edgekd.benchmarks.catalogue import choose
+    from edgekd.benchmarks.int8 import int8_table, quantise_best
     from edgekd.benchmarks.methods import Comparison, Protocol, compare, read_results, subset
     from edgekd.benchmarks.methods_page import summary, table, write_page
     from edgekd.data import load_data
@@ -64,14 +69,24 @@ def methods(  # noqa: PLR0913 - a command's options are its parameters
     )
     compare(comparison, chosen, seeds=numbers, out=out, resume=resume, on_row=_say)
     about, rows = read_results(out)
+    quantised: list[dict[str, Any]] = []
+    if int8:
+        quantised = quantise_best(comparison, rows, count=int8, out=out, on_row=_say_int8)
     if page is not None:
-        write_page(page, about, rows)
+        write_page(page, about, rows, quantised)
     if json:
-        console.print_json({"about": about, "methods": summary(rows)})
-    else:
-        console.data().print(table(summary(rows)), markup=False)
+        console.print_json({"about": about, "methods": summary(rows), "int8": quantised})
+        return
+    console.data().print(table(summary(rows)), markup=False)
+    if quantised:
+        console.data().print(f"\n{int8_table(quantised)}", markup=False)
 
 
 def _say(row: dict[str, Any]) -> None:
     outcome = f"{100 * row['test_top1']:.2f}% in {row['cpu_s']} s of CPU" if "test_top1" in row else row["refused"]
     console.talk().print(f"{row['student']} {row['method']} seed {row['seed']}: {outcome}", soft_wrap=True)
+
+
+def _say_int8(row: dict[str, Any]) -> None:
+    outcome = row.get("refused") or f"QAT {100 * row['qat_litert']:.2f}%, PTQ {100 * row['ptq_litert']:.2f}% in LiteRT"
+    console.talk().print(f"{row['student']} {row['method']} int8: {outcome}", soft_wrap=True)

@@ -249,7 +249,7 @@ class Run:
             total, values = self.wrapped(batch, taught)
             # Not accelerator.backward, which divides the loss by 1 first, and its gradient again: 12 us.
             total = total if parts == 1 else total / parts
-            (total if self.scaler is None else self.scaler.scale(total)).backward()  # type: ignore[no-untyped-call]
+            (total if self.scaler is None else self.scaler.scale(total)).backward()
         for player in self.players.values():
             player.after(batch, self.ensemble.spoken, taught)
         self.ensemble.spoken = {}

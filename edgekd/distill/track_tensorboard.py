@@ -24,8 +24,8 @@ def tensorboard_tracker(folder: Path) -> Callable[[Progress], None]:
         if record is None:
             return
         # A writer for each epoch: nothing to close, and a killed run has written what it told.
-        with SummaryWriter(str(folder / progress.stage)) as writer:  # type: ignore[no-untyped-call]
+        with SummaryWriter(str(folder / progress.stage)) as writer:
             for name, value in record.scalars().items():
-                writer.add_scalar(name, value, record.step)  # type: ignore[no-untyped-call]
+                writer.add_scalar(name, value, record.step)
 
     return tell

@@ -169,3 +169,13 @@ def test_a_cache_says_what_it_cannot_do(tiny_dataset: Dataset, tmp_path: Path) -
     stage = stage_of(tiny_dataset, cached(Net(1), tiny_dataset, tmp_path), Net(2))
     with pytest.raises(InputError, match=r"a cached teacher has no tap 'layers\.0'"):
         run_stage(dataclasses.replace(stage, terms=[Term(hint, source="teacher")]), out=tmp_path)
+
+
+def test_a_cache_that_is_not_what_its_name_says_is_refused(tiny_dataset: Dataset, tmp_path: Path) -> None:
+    """A folder copied or edited by hand: its answers would be another teacher's."""
+    source = cached(Net(1), tiny_dataset, tmp_path)
+    run_stage(stage_of(tiny_dataset, source, Net(2), dataclasses.replace(VIEWS, epochs=0.5)), out=tmp_path / "run")
+    about = source.folder / "about.json"
+    about.write_text(about.read_text().replace('"teacher": "t"', '"teacher": "u"'))
+    with pytest.raises(InputError, match="this cache is not what its name says; delete it"):
+        run_stage(stage_of(tiny_dataset, cached(Net(1), tiny_dataset, tmp_path), Net(2)), out=tmp_path / "again")
