@@ -24,7 +24,7 @@ class Times:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types: minimum, quartiles and how many."""
-        quarter, middle, three = statistics.quantiles(self.ms, n=4)
+        quarter, middle, three = statistics.quantiles(self.ms, n=4, method="inclusive")
         return {"min_ms": self.least, "p25_ms": quarter, "p50_ms": middle, "p75_ms": three, "rounds": len(self.ms)}
 
 

@@ -86,6 +86,7 @@ def measure(device: torch.device, sizes: Sizes) -> dict[str, Any]:
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "batch": BATCH,
+        **{name: getattr(sizes, name) for name in ("student", "teacher", "negatives", "images")},
         **{key: value for part in (_step, _added, _cache, _crd) for key, value in part(device, sizes).items()},
         "memory": peaks(device, sizes.student, sizes.teacher),
     }
@@ -153,7 +154,7 @@ def _crd(device: torch.device, sizes: Sizes) -> dict[str, Any]:
         plain = stack.enter_context(kd_loop(data, sizes.student, sizes.teacher, device, shift_px=4))
         term = Term(loss, 0.8, source="teacher")
         crd = stack.enter_context(kd_loop(data, sizes.student, sizes.teacher, device, shift_px=4, term=term))
-        return {"crd": {**_two("kd", plain, "crd", crd, sizes.rounds), "images": sizes.images}}
+        return {"crd": _two("kd", plain, "crd", crd, sizes.rounds)}
 
 
 def _two(first: str, one: Way, second: str, other: Way, rounds: int) -> dict[str, Any]:

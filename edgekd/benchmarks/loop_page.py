@@ -10,13 +10,17 @@ from edgekd.benchmarks.loop import BARS
 from edgekd.benchmarks.page import replace_results
 
 Found = Mapping[str, Any]
-_WHAT = {
-    "step": "resnet20 <- resnet56, a step over a hand-written loop",
-    "added": "networks without compute, added to a step",
-    "cache": "resnet20 <- resnet56, cached logits over the live teacher",
-    "crd": "CRD with 16,384 negatives over soft targets",
-    "memory": "peak memory over a hand-written loop",
-}
+
+
+def _what(found: Found) -> dict[str, str]:
+    pair = f"{found['student']} <- {found['teacher']}"
+    return {
+        "step": f"{pair}, a step over a hand-written loop",
+        "added": "networks without compute, added to a step",
+        "cache": f"{pair}, cached logits over the live teacher",
+        "crd": f"{pair}, CRD with {found['negatives']:,} negatives of {found['images']:,} images over soft targets",
+        "memory": f"{pair}, peak memory over a hand-written loop",
+    }
 
 
 def verdicts(found: Found) -> dict[str, dict[str, Any]]:
@@ -33,7 +37,9 @@ def table(found: Found) -> str:
     lines = ["| what | measured | bar | holds |", "|---|---|---|---|"]
     for name, verdict in verdicts(found).items():
         digits = f"{verdict['value']:.3f} {verdict['unit']}"
-        lines.append(f"| {_WHAT[name]} | {digits} | {verdict['bar']:g} | {'yes' if verdict['holds'] else 'NO'} |")
+        lines.append(
+            f"| {_what(found)[name]} | {digits} | {verdict['bar']:g} | {'yes' if verdict['holds'] else 'NO'} |"
+        )
     lines += ["", "| times, ms a step | min | p25 | p50 | p75 | rounds x steps |", "|---|---|---|---|---|---|"]
     for name in ("step", "added", "cache", "crd"):
         for way, t in found[name]["times"].items():

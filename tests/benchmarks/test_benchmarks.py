@@ -12,6 +12,7 @@ from edgekd.benchmarks.catalogue import BASELINE, LEFT_OUT, catalogue, choose
 from edgekd.benchmarks.hand_written import HandWritten
 from edgekd.benchmarks.interleaved import interleaved
 from edgekd.benchmarks.loop import Nothing, kd_loop, random_data
+from edgekd.benchmarks.loop_page import write_page as write_loop_page
 from edgekd.benchmarks.methods import Comparison, Protocol, compare, read_results, subset, widened
 from edgekd.benchmarks.methods_page import summary, table, write_page
 from edgekd.benchmarks.page import BEGIN, END, replace_results
@@ -134,3 +135,23 @@ def test_widths_scale_in_steps_that_the_networks_take() -> None:
     assert widened("edgekd:resnet20", 1.5) == "edgekd:resnet20-24"
     with pytest.raises(InputError, match="one width only"):
         widened("timm:resnet18", 2.0)
+
+
+def test_the_page_of_the_loop_says_which_bar_does_not_hold(tmp_path: Path) -> None:
+    t = {"min_ms": 1.0, "p25_ms": 1.1, "p50_ms": 1.2, "p75_ms": 1.3, "rounds": 30}
+    part = {"ratio": 1.0, "added_ms": 0.2, "control_ratio": 1.0, "control_added_ms": 0.0, "steps_per_round": 1}
+    found = {
+        **{name: {**part, "times": {"hand": t}} for name in ("step", "added", "cache", "crd")},
+        **{
+            "memory": {"ratio": 1.01, "hand_mib": [1.0], "edgekd_mib": [1.0]},
+            "device": "cpu",
+            "torch": "2",
+            "threads": 1,
+        },
+        **{"student": "s", "teacher": "t", "negatives": 16384, "images": 50000, "batch": 64},
+        "machine": {"processor": "p", "cores": 2, "load_before": 0.0, "load_after": 1.0, "date": "today"},
+    }
+    text = write_loop_page(tmp_path / "loop.md", found, command="edgekd bench loop").read_text()
+    assert "| networks without compute, added to a step | 0.200 ms | 0.1 | NO |" in text
+    assert "| s <- t, cached logits over the live teacher | 1.000 x | 0.55 | NO |" in text
+    assert "| s <- t, a step over a hand-written loop | 1.000 x | 1.03 | yes |" in text
