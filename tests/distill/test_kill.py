@@ -97,7 +97,14 @@ def learned_weights(dataset: Dataset) -> Stage:
     return dataclasses.replace(kd(dataset), sources={"pool": pool}, terms=terms)
 
 
-SETUPS: list[Callable[[Dataset], Stage]] = [kd, crd, moving_average, learned_weights]
+def mtkd_rl(dataset: Dataset) -> Stage:
+    taps = {"student_tap": "features", "teacher_tap": ["a/features", "b/features"]}
+    stage = learned_weights(dataset)
+    loss = make_loss("mtkd_rl", members=["a", "b"], **taps)
+    return dataclasses.replace(stage, terms=[Term(CrossEntropy()), Term(loss, source="pool")])
+
+
+SETUPS: list[Callable[[Dataset], Stage]] = [kd, crd, moving_average, learned_weights, mtkd_rl]
 
 
 def run_and_die(stage: Stage, out: Path) -> None:
