@@ -231,7 +231,7 @@ def _one(comparison: Comparison, cell: Cell, out: Path, remembered: dict[str, Re
     shutil.rmtree(folder, ignore_errors=True)
     began, cpu = time.perf_counter(), time.process_time()
     try:
-        stages = stages_of(cell.recipe, _materials(comparison, cell.student, cell.seed, out))
+        stages = stages_of(cell.recipe, materials(comparison, cell.student, cell.seed, out))
         steps = 0
         for stage in stages:
             steps += run_stage(_with_memory(stage, comparison, remembered), out=folder / stage.name).steps
@@ -256,7 +256,8 @@ def _one(comparison: Comparison, cell: Cell, out: Path, remembered: dict[str, Re
     }
 
 
-def _materials(comparison: Comparison, student: str, seed: int, out: Path) -> Materials:
+def materials(comparison: Comparison, student: str, seed: int, out: Path) -> Materials:
+    """What a recipe of the comparison is made of."""
     data = comparison.dataset
     return Materials(
         dataset=data,

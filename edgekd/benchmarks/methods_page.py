@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,14 @@ from edgekd.benchmarks.int8 import int8_table
 from edgekd.benchmarks.page import replace_results
 
 Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Extra:
+    """Rows that stand beside the accuracies: of `measure_costs` and of `quantise_best`."""
+
+    costs: Sequence[Row] = ()
+    int8: Sequence[Row] = ()
 
 
 def summary(rows: Sequence[Row]) -> list[dict[str, Any]]:
@@ -65,28 +74,32 @@ def _percent(value: float | None, sd: float | None, *, sign: bool = False) -> st
     return text if sd is None else f"{text} ± {100 * sd:.2f}"
 
 
-def table(entries: Sequence[Mapping[str, Any]]) -> str:
-    """A Markdown table for each student."""
+def table(entries: Sequence[Mapping[str, Any]], costs: Sequence[Row] = ()) -> str:
+    """A Markdown table for each student. costs: rows of `measure_costs`, for the last two columns."""
+    known = {(row["student"], row["method"]): row for row in costs}
     parts = []
     for student in dict.fromkeys(entry["student"] for entry in entries):
         lines = [
             f"**{student}**",
             "",
-            "| method | test accuracy, % | over no KD, points | seeds | NLL | student steps |",
-            "|---|---|---|---|---|---|",
+            "| method | test accuracy, % | over no KD, points | seeds | NLL | student steps | ms a step | MiB a step |",
+            "|---|---|---|---|---|---|---|---|",
         ]
         for e in (entry for entry in entries if entry["student"] == student):
             if "refused" in e:
-                lines.append(f"| {e['method']} | not run: {e['refused'].replace('|', '/')} | | | | |")
+                lines.append(f"| {e['method']} | not run: {e['refused'].replace('|', '/')} | | | | | | |")
                 continue
             gain = "" if e["method"] == BASELINE else _percent(e["gain"], e["gain_sd"], sign=True)
             accuracy = _percent(e["test_top1"], e["sd"])
-            lines.append(f"| {e['method']} | {accuracy} | {gain} | {e['n']} | {e['nll']:.2f} | {e['steps']:.0f} |")
+            cost = known.get((student, e["method"]))
+            two = "|" if cost is None else f"{cost['step_ms']:.0f} | {cost['memory_mib']:.0f}"
+            figures = f"{e['n']} | {e['nll']:.2f} | {e['steps']:.0f} | {two}"
+            lines.append(f"| {e['method']} | {accuracy} | {gain} | {figures} |")
         parts.append("\n".join(lines))
     return "\n\n".join(parts)
 
 
-def write_page(path: Path, about: Mapping[str, Any], rows: Sequence[Row], int8: Sequence[Row] = ()) -> Path:
+def write_page(path: Path, about: Mapping[str, Any], rows: Sequence[Row], extra: Extra) -> Path:
     """Replace the results section of a page. Raises: InputError: it has none."""
     head = (
         f"Data: {about['data']}, {about['train_images']} training, {about['val_images']} held-out and "
@@ -95,5 +108,5 @@ def write_page(path: Path, about: Mapping[str, Any], rows: Sequence[Row], int8: 
         f"{about['batch_size']}, one-cycle SGD to {about['learning_rate']:g}, {about['views']} views of each image, "
         f"gradients clipped to {about['clip_norm']:g}."
     )
-    quantised = f"\n\nTest accuracy in int8, %:\n\n{int8_table(int8)}" if int8 else ""
-    return replace_results(path, f"{head}\n\n{table(summary(rows))}{quantised}")
+    quantised = f"\n\nTest accuracy in int8, %:\n\n{int8_table(extra.int8)}" if extra.int8 else ""
+    return replace_results(path, f"{head}\n\n{table(summary(rows), extra.costs)}{quantised}")

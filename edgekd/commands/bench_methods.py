@@ -31,6 +31,9 @@ def methods(  # noqa: PLR0913 - a command's options are its parameters
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
     out: Annotated[Path, typer.Option("--out", help="Folder of the results.")] = Path("runs/methods"),
     resume: Annotated[bool, typer.Option("--resume", help="Go on behind the last result in --out.")] = False,
+    costs: Annotated[
+        bool, typer.Option("--costs", help="Also time and memory of a step of each, with the teacher run in it.")
+    ] = False,
     int8: Annotated[
         int,
         typer.Option("--int8", min=0, help="So many of the best methods also in int8, by PTQ and QAT."),
@@ -45,9 +48,10 @@ def methods(  # noqa: PLR0913 - a command's options are its parameters
     Example: `edgekd bench methods --data cifar10 --teacher t.safetensors --student edgekd:resnet20 --methods key`
     """
     from edgekd.benchmarks.catalogue import choose
+    from edgekd.benchmarks.costs import measure_costs
     from edgekd.benchmarks.int8 import int8_table, quantise_best
     from edgekd.benchmarks.methods import Comparison, Protocol, compare, read_results, subset
-    from edgekd.benchmarks.methods_page import summary, table, write_page
+    from edgekd.benchmarks.methods_page import Extra, summary, table, write_page
     from edgekd.data import load_data
     from edgekd.errors import InputError
     from edgekd.teachers import load_teacher
@@ -69,15 +73,14 @@ def methods(  # noqa: PLR0913 - a command's options are its parameters
     )
     compare(comparison, chosen, seeds=numbers, out=out, resume=resume, on_row=_say)
     about, rows = read_results(out)
-    quantised: list[dict[str, Any]] = []
-    if int8:
-        quantised = quantise_best(comparison, rows, count=int8, out=out, on_row=_say_int8)
+    measured = measure_costs(comparison, chosen, out) if costs else []
+    quantised = quantise_best(comparison, rows, count=int8, out=out, on_row=_say_int8) if int8 else []
     if page is not None:
-        write_page(page, about, rows, quantised)
+        write_page(page, about, rows, Extra(measured, quantised))
     if json:
-        console.print_json({"about": about, "methods": summary(rows), "int8": quantised})
+        console.print_json({"about": about, "methods": summary(rows), "costs": measured, "int8": quantised})
         return
-    console.data().print(table(summary(rows)), markup=False)
+    console.data().print(table(summary(rows), measured), markup=False)
     if quantised:
         console.data().print(f"\n{int8_table(quantised)}", markup=False)
 

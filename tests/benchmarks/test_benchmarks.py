@@ -9,12 +9,13 @@ import pytest
 import torch
 
 from edgekd.benchmarks.catalogue import BASELINE, LEFT_OUT, catalogue, choose
+from edgekd.benchmarks.costs import measure_costs
 from edgekd.benchmarks.hand_written import HandWritten
 from edgekd.benchmarks.interleaved import interleaved
 from edgekd.benchmarks.loop import Nothing, kd_loop, random_data
 from edgekd.benchmarks.loop_page import write_page as write_loop_page
 from edgekd.benchmarks.methods import Comparison, Protocol, compare, read_results, subset, widened
-from edgekd.benchmarks.methods_page import summary, table, write_page
+from edgekd.benchmarks.methods_page import Extra, summary, table, write_page
 from edgekd.benchmarks.page import BEGIN, END, replace_results
 from edgekd.benchmarks.remembering import Remembered
 from edgekd.data.dataset import Dataset
@@ -107,7 +108,11 @@ def test_a_comparison_resumes_behind_its_last_result_and_refuses_another_protoco
         compare(comparison, more, seeds=(0,), out=tmp_path)
     with pytest.raises(InputError, match="results with views 2, now 3"):
         compare(tiny_comparison(tiny_dataset, views=3), more, seeds=(0,), out=tmp_path, resume=True)
-    page = write_page(tmp_path / "page.md", *read_results(tmp_path)).read_text()
+    costs = measure_costs(comparison, more, tmp_path)
+    assert measure_costs(comparison, more, tmp_path) == costs, "measured once"
+    assert {row["method"] for row in costs} == {BASELINE, "soft-targets", "review-kd", "fsp"} - {"fsp"}
+    assert all(row["step_ms"] > 0 and row["memory_mib"] >= 0 for row in costs)
+    page = write_page(tmp_path / "page.md", *read_results(tmp_path), Extra(costs)).read_text()
     assert "| fsp | not run: " in page
     assert json.loads((tmp_path / "results.jsonl").read_text().splitlines()[0])["method"] == BASELINE
 
@@ -119,7 +124,7 @@ def test_gains_are_over_the_baseline_of_the_same_seed() -> None:
     ]
     kd = summary(rows)[1]
     assert (kd["gain"], kd["gain_sd"], kd["n"]) == (pytest.approx(0.1), pytest.approx(0.0), 2)
-    assert "| kd | 70.00 ± 14.14 | +10.00 ± 0.00 | 2 | 1.00 | 10 |" in table(summary(rows))
+    assert "| kd | 70.00 ± 14.14 | +10.00 ± 0.00 | 2 | 1.00 | 10 | | |" in table(summary(rows))
 
 
 def test_a_page_keeps_what_people_wrote(tmp_path: Path) -> None:
