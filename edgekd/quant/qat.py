@@ -26,6 +26,8 @@ from edgekd.targets.spec import QuantSpec
 # Positions in aten.batch_norm(input, weight, bias, mean, var, training, momentum, eps, cudnn); dropout(x, p, train).
 BN_MEAN, BN_TRAINING, BN_MOMENTUM, BN_EPS = 3, 5, 6, 7
 DROPOUT_TRAIN = 2
+# Modules that leave out whole branches by chance in train mode: torchvision's, and timm's and transformers'.
+RANDOM_DEPTH = ("StochasticDepth", "DropPath")
 # The same operators under names that torchao's patterns do not know.
 HIDDEN: dict[Any, Any] = {aten.conv1d.default: torch.conv1d, aten.conv2d.default: torch.conv2d}
 
@@ -126,6 +128,7 @@ def prepare_qat(
     example: normalised images (batch, channels, height, width) of any batch; the first ranges are theirs, so give real
     ones. Height and width are fixed from here on; the batch is not.
     taps: which of the model's taps to keep; () keeps all.
+    Branches that are left out by chance (stochastic depth, drop path) are always taken.
     Raises: InputError: the example is no batch of images, a tap is unknown, or the model cannot be traced or quantised.
     """
     if example.ndim != 4 or not example.shape[0] or not example.is_floating_point():
@@ -135,10 +138,11 @@ def prepare_qat(
         )
     require_usable(model)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    copied = _KeepTaps(copy.deepcopy(reparameterised(model)), taps).cpu().train()
+    copied = _without_random_depth(_KeepTaps(copy.deepcopy(reparameterised(model)), taps).cpu().train())
     images = example.detach().cpu()
     # torch.export would take a batch of 1 for a constant.
     graph = trace(copied, images if len(images) > 1 else images.repeat(2, 1, 1, 1), dynamic_batch=True)
+    _refuse_chance(graph)
     fold_scales(graph, trainable=True)
     if spec.split_gates:
         split_gates(graph)
@@ -146,6 +150,23 @@ def prepare_qat(
     qat = QatModel(prepared, tuple(images.shape[1:])).to(device)
     qat.observe(images.to(device))
     return qat
+
+
+def _without_random_depth(model: nn.Module) -> nn.Module:
+    """Every branch always taken: what is drawn while tracing would be drawn in the deployed program too."""
+    for module in model.modules():
+        if type(module).__name__ in RANDOM_DEPTH:
+            module.eval()
+    return model
+
+
+def _refuse_chance(graph: fx.GraphModule) -> None:
+    """Raises: InputError: the traced model draws random numbers, and not by a dropout, which `train` can switch."""
+    for node in graph.graph.nodes:
+        name = str(node.target)
+        if node.op == "call_function" and any(part in name for part in ("bernoulli", ".rand", "normal_functional")):
+            what = f"'{node.name}' draws random numbers while training ({name})"
+            raise InputError(what, fix="draw them in nn.Dropout or in a module named DropPath or StochasticDepth")
 
 
 class _HidingFloat(Quantizer):  # type: ignore[misc]  # torchao ships no types

@@ -3,11 +3,13 @@ from __future__ import annotations
 import copy
 
 import pytest
+import timm
 import torch
+import torchvision
 from torch import nn
 
 from edgekd.errors import InputError
-from edgekd.quant import QatModel, prepare_qat
+from edgekd.quant import QatModel, convert, prepare_qat
 from edgekd.quant.graph import aten, nodes_of
 from edgekd.quant.qat import BN_EPS, BN_MOMENTUM, BN_TRAINING
 from edgekd.targets.spec import QuantSpec
@@ -214,3 +216,41 @@ def test_an_unknown_tap_is_refused(make_net, images) -> None:
 def test_an_example_that_is_no_normalised_batch_is_refused(make_net, example) -> None:
     with pytest.raises(InputError, match=r"expected float \(batch, channels, height, width\)"):
         prepare_qat(make_net(), example, SPEC)
+
+
+class Branch(nn.Module):
+    """x + branch(x), the branch left out by chance in train mode in the way of `kind`."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.stem, self.branch = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 1)
+        self.drop: nn.Module = {
+            "torchvision": lambda: torchvision.ops.StochasticDepth(0.5, "row"),
+            "timm": lambda: timm.layers.DropPath(0.5),
+            "by hand": nn.Identity,
+        }[kind]()
+        self.by_hand = kind == "by hand"
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        x = self.stem(image).relu()
+        branch = self.drop(self.branch(x))
+        if self.by_hand and self.training:
+            branch = branch * torch.rand(1)
+        return (x + branch).mean((2, 3))
+
+
+@pytest.mark.parametrize("kind", ["torchvision", "timm"])
+def test_branches_left_out_by_chance_are_always_taken_in_the_deployed_program(kind: str) -> None:
+    torch.manual_seed(0)
+    images = torch.randn(8, 3, 16, 16)
+    qat = prepare_qat(Branch(kind), images, SPEC)
+    assert torch.equal(qat(images), qat(images)), "nothing is drawn in train mode either"
+    program = convert(qat).module(check_guards=False)
+    wanted = qat.eval()(images[:1])
+    assert torch.equal(program(images[:1]), program(images[:1]))
+    assert (program(images[:1]) - wanted).abs().max() < 0.1 * wanted.abs().max()
+
+
+def test_chance_that_no_switch_reaches_is_refused() -> None:
+    with pytest.raises(InputError, match=r"draws random numbers while training .*nn\.Dropout"):
+        prepare_qat(Branch("by hand"), torch.randn(8, 3, 16, 16), SPEC)
