@@ -9,7 +9,6 @@ Commands: state, prepare, load, warm_up, block, outputs, finish. The end of its 
 # ruff: noqa: UP006, UP035, UP036, UP045, B905
 
 import base64
-import contextlib
 import gc
 import hashlib
 import importlib
@@ -347,11 +346,13 @@ def first_line(error: Exception) -> str:
 COMMANDS = ("state", "prepare", "load", "warm_up", "block", "outputs", "finish")
 
 
-def serve(commands: "queue.Queue[str]", answer: Callable[[Dict[str, Any]], None]) -> None:
-    """Answer every command; an error is an answer too."""
+def serve(commands: "queue.Queue[str]", answer: Callable[[Dict[str, Any]], None], idle: threading.Event) -> None:
+    """Answer every command; an error is an answer too. idle: set while none is being worked on."""
     bench = Bench()
     while True:
+        idle.set()
         command = json.loads(commands.get())
+        idle.clear()
         name = command.pop("do")
         try:
             answer(getattr(bench, name)(**command) if name in COMMANDS else {"error": f"unknown command {name!r}"})
@@ -362,10 +363,15 @@ def serve(commands: "queue.Queue[str]", answer: Callable[[Dict[str, Any]], None]
 
 
 def listen(commands: "queue.Queue[str]") -> None:
-    """Read stdin until it ends; then nobody wants an answer any more, and this process must not stay."""
-    for line in sys.stdin:
-        commands.put(line)
-    os._exit(0)
+    """Read stdin until it ends; then nobody wants an answer any more, and this process must not stay.
+
+    An error is an end too: sshd's socket is reset, not closed, when an answer lay in it unread.
+    """
+    try:
+        for line in sys.stdin:
+            commands.put(line)
+    finally:
+        os._exit(0)
 
 
 def main() -> None:
@@ -373,17 +379,12 @@ def main() -> None:
     if sys.argv[1:] == ["state"]:
         sys.stdout.write(json.dumps(device_state.state()) + "\n")
         return
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    answers, idle = os.dup(1), threading.Event()
     os.dup2(2, 1)
-
-    def answer(document: Dict[str, Any]) -> None:
-        with contextlib.suppress(BrokenPipeError):
-            answers.write(json.dumps(document) + "\n")
-            answers.flush()
-
     commands: queue.Queue[str] = queue.Queue()
     threading.Thread(target=listen, args=(commands,), daemon=True).start()
-    serve(commands, answer)
+    threading.Thread(target=device_state.end_with_the_link, args=(answers, idle), daemon=True).start()
+    serve(commands, lambda document: device_state.say(answers, json.dumps(document) + "\n"), idle)
 
 
 if __name__ == "__main__":

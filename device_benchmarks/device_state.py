@@ -10,6 +10,8 @@ import os
 import platform
 import subprocess
 import sys
+import threading
+import time
 from typing import Any, Dict, Iterable, List, Optional, Sequence
 
 DISTRIBUTIONS = (
@@ -26,6 +28,8 @@ DISTRIBUTIONS = (
     "torchvision",
 )
 SAID_TIMEOUT_S = 5
+WATCH_S, SIGN_OF_LIFE_S = 2.0, 30.0
+SAYING = threading.Lock()
 # set_robust_list by machine. Every kernel has it and answers a wrong size with EINVAL; user-mode QEMU answers ENOSYS.
 ROBUST_LIST = {"x86_64": 273, "aarch64": 99, "arm64": 99, "armv7l": 338, "armv8l": 338, "armv6l": 338, "i686": 311}
 ENOSYS = 38
@@ -186,3 +190,32 @@ def _listed(folder: str) -> List[str]:
         return sorted(os.listdir(folder or "."))
     except OSError:
         return []
+
+
+def say(stream: int, text: str) -> None:
+    """Write a whole line to a file descriptor; nobody left to hear it ends this process."""
+    data = text.encode()
+    try:
+        with SAYING:
+            while data:
+                data = data[os.write(stream, data) :]
+    except OSError:
+        os._exit(0)
+
+
+def end_with_the_link(stream: int, idle: Any) -> None:
+    """Runs in a thread of the runner and ends it when its link to the host is dead, although its input did not end.
+
+    Its parent went: what started it was killed, and something else holds its input open. Its line was cut in a way
+    that TCP notices only when something is sent: between two commands it sends an empty line now and then, which the
+    host passes over. Not while a command runs (`idle` is clear then): nothing wakes beside what is timed but a sleep.
+    """
+    parent, quiet_s = os.getppid(), 0.0
+    while True:
+        time.sleep(WATCH_S)
+        quiet_s = quiet_s + WATCH_S if idle.is_set() else 0.0
+        if idle.is_set() and os.getppid() != parent:
+            os._exit(0)
+        if quiet_s >= SIGN_OF_LIFE_S:
+            quiet_s = 0.0
+            say(stream, "\n")

@@ -143,7 +143,8 @@ class Worker:
             raise self._failure("has no output")
         with selectors.DefaultSelector() as selector:
             selector.register(stream, selectors.EVENT_READ)
-            while b"\n" not in self._buffer:
+            # A runner on a device sends an empty line now and then, so that a dead link is noticed there.
+            while b"\n" not in (said := self._buffer.lstrip(b"\r\n")):
                 if not selector.select(max(0.0, deadline - time.monotonic())):
                     silent = self._failure(f"gave no answer within {timeout_s:.0f} s while {doing}")
                     raise self._explain(None, self._stderr_end()) or silent
@@ -152,7 +153,7 @@ class Worker:
                     dead = self._failure(f"died while {doing} ({self._exit_text()})")
                     raise self._explain(self._process.poll(), self._stderr_end()) or dead
                 self._buffer += chunk
-        line, _, self._buffer = self._buffer.partition(b"\n")
+        line, _, self._buffer = said.partition(b"\n")
         return line
 
     def _exit_text(self) -> str:

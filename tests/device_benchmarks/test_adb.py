@@ -168,6 +168,7 @@ def test_a_phone_that_cannot_be_used_is_one_line_with_the_cure(
     with pytest.raises(DeviceError, match=match) as caught, DeviceSession(device) as session:
         session.state()
     assert "\n" not in str(caught.value)
+    assert caught.value.exit_code == 1
     assert nothing_left(temporary(device))
 
 
@@ -197,7 +198,7 @@ def test_a_stall_in_a_copy_ends_in_time(phones: Phones, tmp_path: Path, nothing_
 
 
 def test_a_program_for_another_processor_is_named(
-    phones: Phones, tflite_contender: Contender, brief: Schedule, tmp_path: Path
+    phones: Phones, tflite_contender: Contender, brief: Schedule, tmp_path: Path, nothing_left: Left
 ) -> None:
     _, device = phones()
     tool = tmp_path / "benchmark_model"
@@ -208,10 +209,11 @@ def test_a_program_for_another_processor_is_named(
         DeviceSession(wrong) as session,
     ):
         measure_all([tflite_contender], mode=brief, place=session)
+    assert nothing_left(temporary(device))
 
 
 def test_a_truncated_result_is_never_taken_for_one(
-    phones: Phones, tflite_contender: Contender, brief: Schedule, tmp_path: Path
+    phones: Phones, tflite_contender: Contender, brief: Schedule, tmp_path: Path, nothing_left: Left
 ) -> None:
     _, device = phones()
     tool = tmp_path / "benchmark_model"
@@ -223,6 +225,7 @@ def test_a_truncated_result_is_never_taken_for_one(
         DeviceSession(device.model_copy(update={"benchmark_model": tool})) as session,
     ):
         measure_all([tflite_contender], mode=brief, place=session)
+    assert nothing_left(temporary(device))
 
 
 def test_a_cable_that_is_pulled_in_a_run_loses_the_round_and_no_more(
@@ -239,12 +242,13 @@ def test_a_cable_that_is_pulled_in_a_run_loses_the_round_and_no_more(
     assert nothing_left(temporary(device))
 
 
-def test_a_command_cut_by_the_cable_is_lost_although_adb_exits_with_0(phones: Phones) -> None:
+def test_a_command_cut_by_the_cable_is_lost_although_adb_exits_with_0(phones: Phones, nothing_left: Left) -> None:
     double, device = phones()
     with DeviceSession(device) as session:
         threading.Timer(0.7, double.drop).start()
         with pytest.raises(DeviceLostError, match="phone: "):
             session.remote.run(["sh", "-c", "echo start; sleep 4; echo end"], timeout_s=10)
+    assert nothing_left(temporary(device))
 
 
 def test_two_phones_are_told_apart_and_listed(phones: Phones) -> None:

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import ast
 import json
+import os
+import select
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from edgekd.device_benchmarks import device_runner, device_state, statistics
+from edgekd.device_benchmarks.contender import Contender, ZooModule
 from edgekd.device_benchmarks.host import HostState
+from edgekd.device_benchmarks.process import Worker
 
+QUICK = "import device_runner, device_state; device_state.WATCH_S = 0.05; device_runner.main()"
 FILES = [Path(device_runner.__file__), Path(device_state.__file__)]
 ALSO_THERE = {"numpy", "device_state", "edgekd"}  # numpy comes with the runtime; the last is this host's way
 NEWER_THAN_36 = {"removeprefix", "removesuffix", "perf_counter_ns", "process_time_ns", "capture_output", "text"}
@@ -68,6 +76,71 @@ def test_the_end_of_its_input_ends_it_even_in_a_run(tmp_path: Path) -> None:
     process = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, env=environment)
     process.communicate(b'{"do": "hang"}\n', timeout=20)
     assert process.returncode == 0
+
+
+def started(script: str, **settings: Any) -> subprocess.Popen[bytes]:
+    """The runner with quick clocks in a process of its own."""
+    quick = "import device_runner, device_state, time; device_state.WATCH_S = 0.05; "
+    command = [sys.executable, "-c", quick + script + "device_runner.main()"]
+    return subprocess.Popen(command, env={"PYTHONPATH": str(FILES[0].parent)}, **settings)
+
+
+def test_a_link_that_is_reset_ends_it_like_one_that_is_closed() -> None:
+    # sshd hands a program one socket for input and output. If sshd dies while an answer lies in it unread, reading
+    # gives ECONNRESET and not the end: such runners were found idle hours later.
+    here, there = socket.socketpair()
+    with started("", stdin=there, stdout=there) as process:
+        there.close()
+        here.sendall(b'{"do": "nonsense"}\n')
+        assert select.select([here], [], [], 20)[0], "it has answered"
+        here.close()
+        process.wait(timeout=20)
+
+
+def test_the_death_of_its_parent_ends_it_although_its_input_stays_open() -> None:
+    reading, held = os.pipe()
+    script = (
+        "import subprocess, sys, time; "
+        f"subprocess.Popen([sys.executable, '-c', {QUICK!r}], stdin={reading}, stdout=sys.stdout, close_fds=False); "
+        "time.sleep(600)"
+    )
+    environment = {"PYTHONPATH": str(FILES[0].parent)}
+    parent = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, env=environment, pass_fds=[reading]
+    )
+    os.close(reading)
+    os.write(held, b'{"do": "nonsense"}\n')
+    assert parent.stdout is not None
+    with parent.stdout as answers:
+        assert b"unknown command" in answers.readline()
+        parent.kill()
+        parent.wait()
+        # The pipe ends when its last writer, the runner, has ended; its own input is still open here.
+        assert select.select([answers], [], [], 20)[0]
+        assert answers.read() == b""
+    os.close(held)
+
+
+def test_between_commands_it_gives_signs_of_life_that_the_host_passes_over() -> None:
+    script = "device_state.SIGN_OF_LIFE_S = 0.05; "
+    script += "device_runner.Bench.prepare = device_runner.Bench.load = lambda self, **_: {'ok': 1}; "
+    quick = "import device_runner, device_state; device_state.WATCH_S = 0.05; " + script + "device_runner.main()"
+    command = ["env", f"PYTHONPATH={FILES[0].parent}", sys.executable, "-c", quick]
+    contender = Contender(name="c", source=ZooModule(library="timm", name="x"))
+    with Worker(contender, threads=1, command=command, first={}, device="board", timeout_s=20) as worker:
+        assert worker.prepared() == {"ok": 1}
+        time.sleep(0.4)
+        assert worker.load() == {"ok": 1}
+
+
+def test_an_answer_that_nobody_can_hear_ends_it() -> None:
+    with started("", stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdout.close()
+        process.stdin.write(b'{"do": "nonsense"}\n')
+        process.stdin.flush()
+        process.wait(timeout=20)
 
 
 @pytest.mark.parametrize(

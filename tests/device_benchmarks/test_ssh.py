@@ -223,7 +223,7 @@ def test_garbage_instead_of_answers_is_shown(
 
 
 def test_a_clock_that_jumps_is_noticed(
-    board: Device, onnx_contender: Contender, brief: Schedule, tmp_path: Path
+    board: Device, onnx_contender: Contender, brief: Schedule, tmp_path: Path, nothing_left: Left
 ) -> None:
     code = "import time; true = time.perf_counter_ns; time.perf_counter_ns = lambda: 1000 * true()"
     (tmp_path / "sitecustomize.py").write_text(code)
@@ -231,6 +231,7 @@ def test_a_clock_that_jumps_is_noticed(
     slow = brief.model_copy(update={"block_s": 30.0, "block_runs_max": 200, "runs_min": 4000, "warm_up_s": 0.3})
     with pytest.raises(EdgekdError, match=r"board: its clock jumped: .* s there in a block that took .* s"):
         measured(device, onnx_contender, slow)
+    assert nothing_left(Path(board.folder))
 
 
 def test_after_a_reboot_it_goes_on_with_the_rounds_that_are_left(
