@@ -24,6 +24,7 @@ from edgekd.benchmarks.remembering import Remembered
 from edgekd.data.dataset import Dataset, View, stratified_order
 from edgekd.distill import Stage, Training, evaluate, run_stage
 from edgekd.distill.batches import seed_of
+from edgekd.distill.interrupts import Interrupted
 from edgekd.distill.sources import Source
 from edgekd.errors import EdgekdError, InputError
 from edgekd.files import write_whole
@@ -236,6 +237,8 @@ def _one(comparison: Comparison, cell: Cell, out: Path, remembered: dict[str, Re
         for stage in stages:
             steps += run_stage(_with_memory(stage, comparison, remembered), out=folder / stage.name).steps
             model = next(iter(stage.students.values()))
+    except Interrupted:
+        raise
     except EdgekdError as error:
         return {"refused": str(error)}
     finally:

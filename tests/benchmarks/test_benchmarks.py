@@ -21,6 +21,7 @@ from edgekd.benchmarks.remembering import Remembered
 from edgekd.data.dataset import Dataset
 from edgekd.distill import Training
 from edgekd.distill.batches import BatchStream, Share
+from edgekd.distill.interrupts import Interrupted
 from edgekd.distill.losses import LOSSES
 from edgekd.errors import InputError
 from edgekd.teachers import Teacher
@@ -160,3 +161,15 @@ def test_the_page_of_the_loop_says_which_bar_does_not_hold(tmp_path: Path) -> No
     assert "| networks without compute, added to a step | 0.200 ms | 0.1 | NO |" in text
     assert "| s <- t, cached logits over the live teacher | 1.000 x | 0.55 | NO |" in text
     assert "| s <- t, a step over a hand-written loop | 1.000 x | 1.03 | yes |" in text
+
+
+def test_ctrl_c_is_no_result(tiny_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The method that was interrupted is trained again on resume."""
+
+    def stopped(*args: object, **options: object) -> None:
+        raise Interrupted("interrupted at step 1 of 2")
+
+    monkeypatch.setattr("edgekd.benchmarks.methods.run_stage", stopped)
+    with pytest.raises(Interrupted):
+        compare(tiny_comparison(tiny_dataset), choose("no-kd"), seeds=(0,), out=tmp_path)
+    assert read_results(tmp_path)[1] == []
