@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import typer
 
-from edgekd.commands import bench_loop, bench_lut, bench_methods
+from edgekd.commands import bench_loop, bench_lut, bench_methods, bench_predictor
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -16,3 +16,4 @@ app = typer.Typer(
 app.command("loop")(bench_loop.loop)
 app.command("methods")(bench_methods.methods)
 app.command("lut")(bench_lut.lut)
+app.command("predictor")(bench_predictor.predictor)

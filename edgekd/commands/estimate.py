@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, cast
 
 import typer
 
@@ -21,31 +21,64 @@ _PRECISIONS = ("fp32", "fp16", "int8")
 
 
 def estimate(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="torchvision:NAME, timm:NAME, or a run directory.")],
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL", help="torchvision:NAME, timm:NAME, .onnx, .tflite, .pt2, or a run directory."),
+    ],
     profile: Annotated[str, typer.Option("--profile", "-p", help="A shipped profile, or a TOML file.")],
     unit: Annotated[str | None, typer.Option(help="cpu, gpu or npu; the profile's first runtime's by default.")] = None,
+    runtime: Annotated[
+        str | None, typer.Option(help="A target of the profile; its first on the unit by default.")
+    ] = None,
     precision: Annotated[str | None, typer.Option(help="fp32, fp16 or int8; the profile's own by default.")] = None,
-    image_size: Annotated[int, typer.Option(min=8, help="Pixels a side; a run directory brings its own.")] = 224,
-    num_classes: Annotated[int, typer.Option(min=2, help="Classes; a run directory brings its own.")] = 1000,
+    threads: Annotated[int | None, typer.Option(help="Of a CPU; all of the unit's cores by default.")] = None,
+    image_size: Annotated[
+        int, typer.Option(min=8, help="Pixels a side; a file or run directory brings its own.")
+    ] = 224,
+    num_classes: Annotated[int, typer.Option(min=2, help="Classes; a file or run directory brings its own.")] = 1000,
     json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
     """Predict latency, memory and size of a network on a device. A prediction, never a measurement.
 
     Example: `edgekd estimate torchvision:mobilenet_v2 --profile jetson-nano`
     """
-    from edgekd.latency import trace_cost
     from edgekd.profile import load_profile
 
     device = load_profile(profile)
-    chosen_precision = _precision(precision, device)
-    module, shape = _network(model, image_size, num_classes)
-    cost = trace_cost(module, shape)
-    facts = _facts(cost, device, unit or _unit_for(device, chosen_precision), chosen_precision)
-    document = {"model": model, "input_shape": list(shape), **facts}
+    asked = _asked(device, unit, runtime, _precision(precision, device))
+    cost, shape = _cost(model, image_size, num_classes)
+    document = {"model": model, "input_shape": shape, **_facts(cost, device, asked, threads)}
     if json:
         console.print_json(document)
     else:
         _print(document)
+
+
+class _Asked(NamedTuple):
+    unit: str
+    runtime: str
+    precision: Precision
+
+
+def _asked(device: HardwareProfile, unit: str | None, runtime: str | None, precision: Precision) -> _Asked:
+    """Unit, runtime and precision, with the profile's own for what was left open.
+
+    Raises: InputError: the profile has no such unit, no such runtime, or no such runtime on the unit.
+    """
+    if unit is not None:
+        device.unit(unit)
+    if runtime is not None:
+        device.runtime(runtime)
+    fitting = [r for r in device.runtimes if unit in (None, r.unit) and runtime in (None, r.target)]
+    if not fitting:
+        pairs = ", ".join(f"{r.target} on {r.unit}" for r in device.runtimes)
+        if runtime is not None:
+            raise InputError(
+                f"{runtime} does not drive '{unit}'", where=f"profile '{device.name}'", fix=f"it has: {pairs}"
+            )
+        return _Asked(str(unit), device.primary.target, precision)
+    chosen = next((r for r in fitting if r.takes(precision)), fitting[0])
+    return _Asked(chosen.unit, chosen.target, precision)
 
 
 def _precision(name: str | None, device: HardwareProfile) -> Precision:
@@ -56,22 +89,24 @@ def _precision(name: str | None, device: HardwareProfile) -> Precision:
     return cast("Precision", name)
 
 
-def _unit_for(device: HardwareProfile, precision: Precision) -> str:
-    """The unit of the first runtime that takes the precision."""
-    return next((r.unit for r in device.runtimes if precision in r.precisions), device.primary.unit)
-
-
-def _network(model: str, image_size: int, num_classes: int) -> tuple[nn.Module, tuple[int, ...]]:
-    folder = Path(model)
-    if folder.is_dir():
-        return _student_of(folder)
-    if folder.suffix or folder.is_file():
-        raise InputError(
-            "not a network that can be traced", where=model, fix="give torchvision:NAME, timm:NAME or a run"
-        )
+def _cost(model: str, image_size: int, num_classes: int) -> tuple[GraphCost, list[int]]:
+    """Cost and input shape. Raises: InputError: no such network or file, or one that cannot be read."""
+    from edgekd.latency import cost_of_file, trace_cost
     from edgekd.latency.networks import build_named
 
-    return build_named(model, image_size=image_size, num_classes=num_classes), (1, 3, image_size, image_size)
+    path = Path(model)
+    if path.is_dir():
+        module, shape = _student_of(path)
+        return trace_cost(module, shape), list(shape)
+    if path.suffix in (".onnx", ".tflite", ".pt2"):
+        return cost_of_file(path), []
+    if path.is_file() or (path.suffix and ":" not in model):
+        raise InputError(
+            "not a network that can be read", where=model,
+            fix="give torchvision:NAME, timm:NAME, a .onnx, .tflite or .pt2 file, or a run",
+        )  # fmt: skip
+    shape = (1, 3, image_size, image_size)
+    return trace_cost(build_named(model, image_size=image_size, num_classes=num_classes), shape), list(shape)
 
 
 def _student_of(folder: Path) -> tuple[nn.Module, tuple[int, ...]]:
@@ -94,11 +129,13 @@ def _student_of(folder: Path) -> tuple[nn.Module, tuple[int, ...]]:
     return build(spec), (1, spec.in_channels, spec.image_size, spec.image_size)
 
 
-def _facts(cost: GraphCost, device: HardwareProfile, unit: str, precision: Precision) -> dict[str, Any]:
-    from edgekd.latency import estimate_latency, estimate_memory_mib, estimate_size_mib
+def _facts(cost: GraphCost, device: HardwareProfile, asked: _Asked, threads: int | None) -> dict[str, Any]:
+    from edgekd.latency import Predictor, estimate_memory_mib, estimate_size_mib
 
-    latency = estimate_latency(cost, device, unit=unit, precision=precision)
-    runtime = next((r.target for r in device.runtimes if r.unit == unit), device.primary.target)
+    unit, runtime, precision = asked
+    predictor = Predictor(device, unit=unit, runtime=runtime, precision=precision, threads=threads)
+    latency = predictor.estimate(cost)
+    watts = device.power.limit_w if device.power is not None else None
     return {
         "profile": device.name,
         "unit": unit,
@@ -106,6 +143,7 @@ def _facts(cost: GraphCost, device: HardwareProfile, unit: str, precision: Preci
         "precision": precision,
         "latency": latency.model_dump(),
         "latency_p90_ms": latency.p50_ms * device.p90_over_p50,
+        "energy_mj_at_most": None if watts is None else latency.p50_ms * watts,
         "peak_memory_mib": estimate_memory_mib(cost, precision, runtime),
         "artifact_size_mib": estimate_size_mib(cost, precision),
         "macs": cost.macs,
@@ -132,13 +170,16 @@ def _print(facts: dict[str, Any]) -> None:
     ):
         over = " over" if facts[key] > budgets[key] else ""
         table.add_row(name, f"{facts[key]:.3g}", "", f"{budgets[key]:g}{over}")
+    if facts["energy_mj_at_most"] is not None:
+        table.add_row("energy at the power limit, mJ", f"{facts['energy_mj_at_most']:.3g}", "", "")
     table.add_row("multiply-adds, 1e6", f"{facts['macs'] / 1e6:.4g}", "", "")
     table.add_row("parameters, 1e6", f"{facts['parameters'] / 1e6:.4g}", "", "")
     table.add_row("fused kernels", str(facts["kernels"]), "", "")
     out = console.data()
-    shape = "x".join(map(str, facts["input_shape"]))
+    shape = "x".join(map(str, facts["input_shape"])) or "as in the file"
     out.print(
-        f"{facts['model']} ({shape}) on {facts['profile']}, {facts['unit']}, {facts['precision']}", soft_wrap=True
+        f"{facts['model']} ({shape}) on {facts['profile']}, {facts['unit']}, {facts['runtime']}, {facts['precision']}",
+        soft_wrap=True,
     )
     out.print(table)
     console.talk().print(f"{latency['provenance']}: predicted, not measured; measure before you decide", soft_wrap=True)

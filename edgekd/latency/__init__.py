@@ -5,15 +5,20 @@ Everything here is a prediction from shapes and a profile's numbers; `edgekd.dev
 
 from edgekd.latency.cost import GraphCost, OpCost
 from edgekd.latency.estimate import Estimate, ProfileCost, estimate_latency, estimate_memory_mib, estimate_size_mib
-from edgekd.latency.trace import trace_cost
+from edgekd.latency.features import features
+from edgekd.latency.predict import Predictor
+from edgekd.latency.trace import cost_of_file, trace_cost
 
 __all__ = [
     "Estimate",
     "GraphCost",
     "OpCost",
+    "Predictor",
     "ProfileCost",
+    "cost_of_file",
     "estimate_latency",
     "estimate_memory_mib",
     "estimate_size_mib",
+    "features",
     "trace_cost",
 ]

@@ -70,7 +70,7 @@ class ProfileCost:
 
 
 def estimate_latency(cost: GraphCost, profile: HardwareProfile, *, unit: str, precision: Precision) -> Estimate:
-    """Roofline time of one forward pass on a compute unit of a device.
+    """Roofline time of one forward pass on a unit of a device; `edgekd.latency.Predictor` is the calibrated way.
 
     Unit: ms. Never faster for more multiply-adds, more bytes or less bandwidth.
     Raises: InputError: the device has no such unit, or the unit has no path at that precision.
@@ -82,7 +82,11 @@ def estimate_latency(cost: GraphCost, profile: HardwareProfile, *, unit: str, pr
     >>> estimate_latency(cost, load_profile("jetson-nano"), unit="gpu", precision="fp16").provenance
     'roofline, uncalibrated'
     """
-    engine = profile.unit(unit)
+    return roofline(cost, profile.unit(unit), precision)
+
+
+def roofline(cost: GraphCost, engine: ComputeUnit, precision: Precision) -> Estimate:
+    """Sum of the kernels' roofline times on a compute unit. Raises: InputError: no path at that precision."""
     seconds = sum(
         kernel_seconds(op.kind, op.macs, op.moved_elements, unit=engine, precision=precision) for op in cost.ops
     )
