@@ -70,8 +70,8 @@ def test_a_run_is_taught_by_a_shipped_recipe(inputs: dict[str, Any], tmp_path: P
         == "recipe: Deep mutual learning of three peers; no teacher (Zhang et al. 2018, arXiv 1706.00384)"
     )
     assert "soft_target_kl: peer-2 <- student" in found["trainings"][0]["epochs"][0]["losses"]
-    plan = json.loads((out / "plan.json").read_text())
-    assert any("recipe 'Deep mutual learning" in reason for reason in plan["plan"]["reasons"])
+    teaching = json.loads((out / "select.json").read_text())["teaching"]
+    assert any(line.startswith("recipe: 'Deep mutual learning") and ", as asked; " in line for line in teaching)
     assert taught(settings, out, resume=True) == found, "the recipe is kept whole in run.json"
 
 

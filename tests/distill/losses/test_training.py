@@ -19,6 +19,7 @@ from edgekd.distill import (
     CrossEntropy,
     Interrupted,
     Milestone,
+    Pool,
     Signals,
     Stage,
     Term,
@@ -48,7 +49,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "simkd": {"student_tap": "projector", "teacher_tap": "stages.1"},
     "byot": {"student_tap": ["stages.0", "stages.1"]},
     "attention_maps": {"student_tap": "attention", "teacher_tap": "attention"},
+    "uncertainty_weighted": {"inner": {"method": "dkd"}},
+    "feature_fusion": {"student_tap": "stages.1", "teacher_tap": ["a/stages.1", "b/stages.1"]},
+    "mtkd_rl": {"members": ["a", "b"], "student_tap": "stages.1", "teacher_tap": ["a/stages.1", "b/stages.1"]},
 }
+# Losses whose teacher is a pool of two.
+OF_A_POOL = ("feature_fusion", "mtkd_rl")
 
 
 class Net(nn.Module):
@@ -81,8 +87,9 @@ def stage_of(name: str, dataset: Dataset, **changes: Any) -> Stage:
     student, teacher = nets(name, dataset)
     term = Term(make_loss(name, **OPTIONS[name]), source="teacher", weight=1e-3, name="method")
     terms = [Term(CrossEntropy()), term]
+    source = Pool({"a": teacher, "b": Net((6, 10)).eval()}) if name in OF_A_POOL else teacher
     return Stage(
-        "distil", dataset, {"student": student}, terms, {"teacher": teacher}, changes.pop("training", QUICK), **changes
+        "distil", dataset, {"student": student}, terms, {"teacher": source}, changes.pop("training", QUICK), **changes
     )
 
 
