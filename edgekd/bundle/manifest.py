@@ -11,19 +11,8 @@ from pydantic import Field, JsonValue, ValidationError
 from edgekd.artifact import Artifact, Precision, TensorSpec
 from edgekd.errors import InputError
 from edgekd.report.base import Document
-from edgekd.report.document import (
-    Accuracy,
-    ArtifactState,
-    CheckFigures,
-    DataFacts,
-    Gate,
-    MeasurementRow,
-    Predicted,
-    ProfileFacts,
-    RatioRow,
-    StudentFacts,
-    TeacherFacts,
-)
+from edgekd.report.document import Accuracy, DataFacts, Gate, Predicted, ProfileFacts, StudentFacts, TeacherFacts
+from edgekd.report.rows import ArtifactState, CheckFigures, MeasurementRow, RatioRow
 
 MANIFEST_NAME: Final = "manifest.json"
 FORMAT: Final = "edgekd-bundle"

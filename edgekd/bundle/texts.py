@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from edgekd.report.document import ArtifactRow, RunReport
+from edgekd.report.document import RunReport
 from edgekd.report.headline import deployed_accuracy, figures, size_text, speed_counts, verdict
 from edgekd.report.page import flat
+from edgekd.report.rows import ArtifactRow
 
 LICENSES = """# Licences
 - `run.py` and the build scripts are part of edgekd (Apache-2.0) and may be used and changed under its terms.

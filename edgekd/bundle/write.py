@@ -13,7 +13,8 @@ from edgekd.bundle.vectors import FOLDER, GOLDEN, IMAGES, INPUTS
 from edgekd.errors import CheckError, InputError
 from edgekd.export.describe import content_sha256
 from edgekd.files import write_whole
-from edgekd.report.document import ArtifactRow, RunReport
+from edgekd.report.document import RunReport
+from edgekd.report.rows import ArtifactRow
 
 MIN_SNR_DB, MIN_AGREEMENT = 30.0, 0.99
 ZIP_DATE = (1980, 1, 1, 0, 0, 0)

@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from edgekd.pipeline.api_result import RunResult
-    from edgekd.report.document import ArtifactRow, RunReport
+    from edgekd.report.document import RunReport
+    from edgekd.report.rows import ArtifactRow
 
 _COLOUR = {
     "pass": "green",

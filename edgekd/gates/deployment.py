@@ -8,17 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from edgekd.report.document import (
-    Accuracy,
-    ArtifactRow,
-    Gate,
-    GateState,
-    MeasurementRow,
-    Predicted,
-    RatioRow,
-    RunReport,
-)
+from edgekd.report.document import Accuracy, Gate, GateState, Predicted, RunReport
 from edgekd.report.headline import deployed_accuracy, speed_counts
+from edgekd.report.rows import ArtifactRow, MeasurementRow, RatioRow
 
 TEACHER_FRACTION_MIN = 0.95  # decision guide, gate 1
 BASELINE_FRACTION_MIN = 1.05  # decision guide, gate 1

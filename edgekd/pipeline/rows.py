@@ -11,12 +11,13 @@ from edgekd.errors import CheckError
 from edgekd.export.check import bars_for
 from edgekd.recipes import load_recipe, recipe_names
 from edgekd.report import document as d
+from edgekd.report import rows as r
 from edgekd.report import transfer as t
 
 Plain = Mapping[str, Any]
 # Samples kept in the report for the distribution chart; all of them stay in measure.json.
 CHART_SAMPLES = 240
-_VERDICTS: dict[str, d.Verdict] = {"valid": "valid", "noisy": "noisy", "throttled": "throttled", "fallback": "fallback"}
+_VERDICTS: dict[str, r.Verdict] = {"valid": "valid", "noisy": "noisy", "throttled": "throttled", "fallback": "fallback"}
 
 
 def profile_facts(profile: Plain, plan: Plain) -> d.ProfileFacts:
@@ -110,13 +111,13 @@ def executed_in(report: Plain) -> str:
     }.get(report["executed"], "not executed")
 
 
-def artifacts(export: Plain, check: Plain, profile: Plain) -> Iterator[d.ArtifactRow]:
+def artifacts(export: Plain, check: Plain, profile: Plain) -> Iterator[r.ArtifactRow]:
     """Every planned target in its state."""
     primary = profile["runtimes"][0]["target"]
     for row in export["artifacts"]:
         found = check["reports"].get(f"{row['target']}-{row['precision']}") if row["artifact"] else None
         if row["artifact"] is None:
-            yield d.ArtifactRow(
+            yield r.ArtifactRow(
                 target=row["target"],
                 precision=row["precision"],
                 state="not-exported",
@@ -126,7 +127,7 @@ def artifacts(export: Plain, check: Plain, profile: Plain) -> Iterator[d.Artifac
             continue
         artifact = Artifact.model_validate(row["artifact"])
         passed = found is not None and found["passed"]
-        yield d.ArtifactRow(
+        yield r.ArtifactRow(
             target=artifact.target,
             precision=artifact.precision,
             state="exported-and-checked" if passed else "exported-check-failed",
@@ -142,11 +143,11 @@ def artifacts(export: Plain, check: Plain, profile: Plain) -> Iterator[d.Artifac
         )
 
 
-def check_figures(report: Plain) -> d.CheckFigures:
+def check_figures(report: Plain) -> r.CheckFigures:
     """What a check found, with the bars it was held against."""
     evidence = report["evidence"] or {}
     bars = bars_for(report["precision"], fp16_compute=bool(evidence.get("fp16_compute")))
-    return d.CheckFigures(
+    return r.CheckFigures(
         n_images=report["n_images"],
         snr_db=report["snr_db"],
         max_abs_error=report["max_abs_error"],
@@ -165,7 +166,7 @@ def check_figures(report: Plain) -> d.CheckFigures:
     )
 
 
-def measurements(measure: Plain, export: Plain, *, on_device: bool) -> Iterator[d.MeasurementRow]:
+def measurements(measure: Plain, export: Plain, *, on_device: bool) -> Iterator[r.MeasurementRow]:
     """Every contender of the interleaved session. Raises: CheckError: it was timed in an emulator."""
     for row in measure["set"]["measurements"]:
         if row["kind"] != "measured":
@@ -173,7 +174,7 @@ def measurements(measure: Plain, export: Plain, *, on_device: bool) -> Iterator[
         name, origin = row["name"], row["provenance"]
         samples = [ns / 1e6 for block in row["blocks"] for ns in block["wall_ns"]]
         step = max(1, len(samples) // CHART_SAMPLES)
-        yield d.MeasurementRow(
+        yield r.MeasurementRow(
             name=name,
             role="teacher" if name.startswith("teacher") else "student",
             runtime=origin["runtime"],
@@ -214,26 +215,25 @@ def artifact_name(name: str, export: Plain) -> str:
     if not name.startswith("student, "):
         return ""
     label = name.removeprefix("student, ").replace(" ", "-")
-    return (
-        label if any(f"{r['target']}-{r['precision']}" == label and r["artifact"] for r in export["artifacts"]) else ""
-    )
+    exported = (f"{row['target']}-{row['precision']}" for row in export["artifacts"] if row["artifact"])
+    return label if label in exported else ""
 
 
-def ratios(measure: Plain, export: Plain) -> Iterator[d.RatioRow]:
+def ratios(measure: Plain, export: Plain) -> Iterator[r.RatioRow]:
     """One row per labelled ratio; of a teacher's exports the fastest counts."""
-    found = {(r["baseline"], r["contender"]): r for r in measure["set"]["ratios"]}
+    found = {(row["baseline"], row["contender"]): row for row in measure["set"]["ratios"]}
     p50 = {row["name"]: row["p50_ms"] for row in measure["set"]["measurements"]}
-    keys: tuple[d.RatioKey, ...] = ("teacher-today-to-student", "teacher-best-to-student", "student-float-to-int8")
+    keys: tuple[r.RatioKey, ...] = ("teacher-today-to-student", "teacher-best-to-student", "student-float-to-int8")
     for key in keys:
         pairs = [tuple(pair) for k, pair in measure["pairs"] if k == key and tuple(pair) in found]
         if not pairs:
-            yield d.RatioRow(key=key, reason=why_no_ratio(key, measure, export))
+            yield r.RatioRow(key=key, reason=why_no_ratio(key, measure, export))
             continue
         baseline, contender = min(pairs, key=lambda pair: p50[pair[0]])
         ratio = found[baseline, contender]
         # On a contended host the longer run is pre-empted more often, so wall time flatters the student.
         clock = "cpu_" if ratio["clocks_disagree"] else ""
-        yield d.RatioRow(
+        yield r.RatioRow(
             key=key,
             ratio=ratio[f"{clock}ratio"],
             lo=ratio[f"{clock}lo"],

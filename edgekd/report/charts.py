@@ -17,7 +17,8 @@ from matplotlib import rc_context
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from edgekd.report.document import Accuracy, MeasurementRow, RunReport, Training
+from edgekd.report.document import Accuracy, RunReport, Training
+from edgekd.report.rows import MeasurementRow
 
 # Stand-in -> CSS. Any colour not in this table would not follow the page's theme.
 INK, MUTED, GRID, PAPER = "#010101", "#020202", "#030303", "#040404"

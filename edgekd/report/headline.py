@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from typing import Literal
 
 from edgekd.report.base import Document
-from edgekd.report.document import Accuracy, GateState, RatioRow, RunReport
+from edgekd.report.document import Accuracy, GateState, RunReport
+from edgekd.report.rows import RatioRow
 
 
 class Figure(Document):

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from edgekd.files import write_text
 from edgekd.report import headline
-from edgekd.report.document import ArtifactRow, GateState, RunReport, save
+from edgekd.report.document import GateState, RunReport, save
+from edgekd.report.rows import ArtifactRow
 
 if TYPE_CHECKING:
     from jinja2 import Environment
