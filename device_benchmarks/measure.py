@@ -189,7 +189,7 @@ def measure_all(
     session = _Session(chosen, where, random.Random(seed), keep_going, on_progress or (lambda _, __: None), records)
     start, before = time.perf_counter(), where.state()
     stopped = _all_processes(session)
-    if not stopped:
+    if not stopped and chosen.separate_run:
         _separate_runs(session)
     ends = (before, before if stopped else where.state())
     line = shlex.join(sys.argv) if command is None else command

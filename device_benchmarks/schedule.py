@@ -16,7 +16,8 @@ class Schedule(Frozen):
 
     runs_min: per contender over all processes (64 make a p90). block_runs_max: for models so fast that their samples
     would fill the disk. contender_cap_s: measured time per contender that
-    even a slow model may not pass, at the price of fewer rounds and runs.
+    even a slow model may not pass, at the price of fewer rounds and runs. separate_run: one more process of each for
+    memory, energy and a cold start; a benchmark of the times alone leaves it out.
     """
 
     name: str = "custom"
@@ -28,6 +29,7 @@ class Schedule(Frozen):
     contender_cap_s: float
     warm_up_s: float
     warm_up_cap_s: float
+    separate_run: bool = True
 
 
 MODES: dict[Mode, Schedule] = {

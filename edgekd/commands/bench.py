@@ -1,4 +1,4 @@
-"""`edgekd bench`: what edgekd costs, what its methods are worth and how right its predictions are, measured here.
+"""`edgekd bench`: what edgekd costs, what its methods are worth, how right its predictions and times are.
 
 To add a benchmark: one module `bench_NAME.py` beside this one, and a line below.
 """
@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import typer
 
-from edgekd.commands import bench_loop, bench_lut, bench_methods, bench_predictor
+from edgekd.commands import bench_loop, bench_lut, bench_methods, bench_predictor, bench_timing
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Measure edgekd itself: its loop, its methods, its predictions.\n\nExample: `edgekd bench loop --json`",
+    help="Measure edgekd itself: loop, methods, predictions, times.\n\nExample: `edgekd bench loop --json`",
 )
 app.command("loop")(bench_loop.loop)
 app.command("methods")(bench_methods.methods)
 app.command("lut")(bench_lut.lut)
 app.command("predictor")(bench_predictor.predictor)
+app.command("timing")(bench_timing.timing)

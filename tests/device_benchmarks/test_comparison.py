@@ -12,12 +12,11 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from edgekd.benchmarks.streams import STATE, Mood, interleaved, provenance, summarised
 from edgekd.commands.compare import compare
 from edgekd.device_benchmarks.comparison import compare_files, load_result
 from edgekd.device_benchmarks.measurement import MeasurementSet
 from edgekd.errors import CheckError, InputError
-
-from .streams import STATE, Mood, interleaved, provenance, summarised
 
 app = typer.Typer()
 app.command()(compare)

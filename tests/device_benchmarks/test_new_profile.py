@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from edgekd.benchmarks.streams import STATE
 from edgekd.commands.profiles import app
 from edgekd.device_benchmarks.devices import Device
 from edgekd.device_benchmarks.microbenchmark import DeviceFigures, RuntimeFigures, measure_device
@@ -20,7 +21,6 @@ from edgekd.errors import CheckError, InputError
 from edgekd.profile import load_profile
 from edgekd.runtimes import op_report, open_model_file
 
-from .streams import STATE
 from .test_measure import Flaky
 
 TINY = Schedule(

@@ -5,19 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from edgekd.benchmarks.streams import MOODS, Mood, interleaved, levels, raw, summarised
 from edgekd.device_benchmarks import statistics
 from edgekd.device_benchmarks.comparison import unpaired
 from edgekd.device_benchmarks.summary import compare
 
-from .streams import Mood, interleaved, levels, raw, summarised
-
-MOODS = {
-    "quiet": Mood(),
-    "autocorrelated": Mood(sway=0.10),
-    "spiky": Mood(spikes=0.02),
-    "drifting": Mood(drift=0.3),
-    "all at once": Mood(noise=0.03, sway=0.05, spikes=0.01, drift=0.2),
-}
 SESSIONS = 100
 
 

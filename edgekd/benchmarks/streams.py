@@ -37,6 +37,15 @@ class Mood:
     drift: float = 0.0
 
 
+MOODS = {
+    "quiet": Mood(),
+    "autocorrelated": Mood(sway=0.10),
+    "spiky": Mood(spikes=0.02),
+    "drifting": Mood(drift=0.3),
+    "all at once": Mood(noise=0.03, sway=0.05, spikes=0.01, drift=0.2),
+}
+
+
 def levels(rng: np.random.Generator, n: int, mood: Mood) -> np.ndarray:
     """The host's factor for each of n samples in time order."""
     steps, sway = rng.normal(size=n), np.zeros(n)
