@@ -13,6 +13,7 @@ sets pooled). Latency: one thread, interleaved, fresh processes.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import io
 import json
 import sys
@@ -33,8 +34,8 @@ from edgekd.device_benchmarks.contender import of_artifact
 from edgekd.export import export_one
 from edgekd.export.request import ExportRequest
 from edgekd.files import write_json
+from edgekd.pipeline.model_export.programs import idle_settings
 from edgekd.quant import load_program, ptq, save_program
-from edgekd.quant.gates import has_gates
 from edgekd.runtimes import logits, open_model_file, open_session
 from edgekd.targets import get_target, quant_spec_for
 
@@ -157,8 +158,8 @@ def by_edgekd(program: Path, runtime: str, calibration: Array, folder: Path) -> 
     """PTQ and export; an int8 program that suits several runtimes is made once."""
     float_program = load_program(program)
     spec = quant_spec_for(get_target(runtime), "affine")
-    gated = spec.split_gates and has_gates(float_program)
-    path = folder / f"int8{'-gates' if gated else ''}.pt2"
+    spec = spec.model_copy(update=idle_settings(float_program))
+    path = folder / f"int8-{hashlib.sha256(spec.model_dump_json().encode()).hexdigest()[:8]}.pt2"
     if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         module = float_program.module(check_guards=False)

@@ -27,7 +27,8 @@ class QuantSpec(Frozen):
     bias_correction: PTQ moves each bias by the mean error of its channel (Nagel et al. 2019, section 4.2).
     float_layers: paths as `named_modules()` gives them; a path stands for everything under it. float_kinds: operators
     that stay float wherever they are. split_gates: hardswish and silu as a product with a gate on a fixed grid, which
-    has fast int8 kernels where the whole operator has none.
+    has fast int8 kernels where the whole operator has none. residual_in_convolution: the convolution before a residual
+    addition computes the sum as well, so that its own output is never rounded.
     """
 
     scheme: Scheme
@@ -43,6 +44,7 @@ class QuantSpec(Frozen):
     float_layers: tuple[str, ...] = ()
     float_kinds: tuple[OpKind, ...] = ("softmax", "layer_norm")
     split_gates: bool = True
+    residual_in_convolution: bool = False
 
     @property
     def weight_max(self) -> int:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch.export import ExportedProgram
 from torchao.quantization.pt2e.quantizer import (
     QuantizationAnnotation,
     QuantizationSpec,
@@ -29,7 +30,9 @@ from edgekd.targets.spec import OpKind, QuantSpec
 aten = torch.ops.aten
 ANNOTATION = "quantization_annotation"
 
-COMPUTE = {aten.conv1d.default, aten.conv2d.default, aten.conv2d.padding, aten.linear.default}
+CONVOLUTION = {aten.conv1d.default, aten.conv2d.default, aten.conv2d.padding}
+COMPUTE = CONVOLUTION | {aten.linear.default}
+ADDITION = {aten.add.Tensor, aten.add_.Tensor}
 PRODUCT = {aten.matmul.default, aten.bmm.default}
 BATCH_NORM = {aten.batch_norm.default}
 # Runtimes fuse these into the operator before them as a clamp of its int8 output.
@@ -38,7 +41,7 @@ ELEMENTWISE = {
     *(aten.hardswish.default, aten.hardswish_.default, aten.hardsigmoid.default, aten.hardsigmoid_.default),
     *(aten.silu.default, aten.silu_.default, aten.sigmoid.default, aten.sigmoid_.default, aten.tanh.default),
     *(aten.gelu.default, aten.elu.default, aten.leaky_relu.default, aten.leaky_relu_.default, aten.prelu.default),
-    *(aten.add.Tensor, aten.add_.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.mul_.Tensor, aten.div.Tensor),
+    *(*ADDITION, aten.sub.Tensor, aten.mul.Tensor, aten.mul_.Tensor, aten.div.Tensor),
     *(aten.clamp.default, aten.maximum.default, aten.minimum.default, aten.softmax.int, aten.layer_norm.default),
 }
 # Averages over a whole image span a fraction of its range: their own grid is worth 2 to 3 dB at the logits (measured).
@@ -87,6 +90,7 @@ class EdgeQuantizer(Quantizer):  # type: ignore[misc]  # torchao ships no types
         self.weight: QuantizationSpec = weight_spec(spec, training=training)
         self.float_layers = spec.float_layers
         self.float_targets = {target for kind in spec.float_kinds for target in KINDS[kind]}
+        self.fused_residual = spec.residual_in_convolution
         self.quantise_output, self.every_output = quantise_output, every_output
         self.deployed: set[fx.Node] = set()
         self.kept_float: set[fx.Node] = set()
@@ -136,8 +140,25 @@ class EdgeQuantizer(Quantizer):  # type: ignore[misc]  # torchao ships no types
     def _elementwise(self, node: fx.Node) -> None:
         one = node.target in BATCH_NORM or node.target is aten.layer_norm.default  # their weights stay float
         sources = node.args[: 1 if one else 2]
-        tensors = [a for a in sources if isinstance(a, fx.Node) and is_float(a)]
+        unrounded = self._unrounded(node)
+        tensors = [a for a in sources if isinstance(a, fx.Node) and is_float(a) and a is not unrounded]
         self._chain(node, dict.fromkeys(tensors, self.activation))
+
+    def _unrounded(self, node: fx.Node) -> fx.Node | None:
+        """Of a residual addition, the output of the convolution that computes the sum as well; the first of two."""
+        if not self.fused_residual or node.target not in ADDITION or node in self.kept_float:
+            return None
+        parts = [part for part in node.args[:2] if isinstance(part, fx.Node) and is_float(part)]
+        if len(parts) < 2 or parts[0] is parts[1] or shape_of(parts[0]) != shape_of(parts[1]):
+            return None
+        return next((part for part in parts if self._is_convolution(part) and self._users(part) == [node]), None)
+
+    def _is_convolution(self, node: fx.Node) -> bool:
+        """A convolution, or the batch norm that belongs to one."""
+        head = node.args[0] if node.target in BATCH_NORM else node
+        if not isinstance(head, fx.Node) or head.target not in CONVOLUTION or head in self.kept_float:
+            return False
+        return node in self._fused(head)
 
     def _global_pool(self, node: fx.Node) -> None:
         """Its own grid, except for a pool to more than one pixel: LiteRT's average pool cannot change grids."""
@@ -150,8 +171,11 @@ class EdgeQuantizer(Quantizer):  # type: ignore[misc]  # torchao ships no types
         _annotate(head, inputs)
         for node in chain[1:]:
             _annotate(node, {})
-        is_result = not self._users(chain[-1]) or self._only_reshaped(chain[-1])
-        if self.quantise_output or self._users(chain[-1]):
+        users = self._users(chain[-1])
+        if len(users) == 1 and self._unrounded(users[0]) is chain[-1]:
+            return
+        is_result = not users or self._only_reshaped(chain[-1])
+        if self.quantise_output or users:
             usual = self.result if is_result else self.activation
             chain[-1].meta[ANNOTATION].output_qspec = self.fixed.get(chain[-1].target, usual)
 
@@ -197,6 +221,17 @@ def is_float(node: fx.Node) -> bool:
     """Whether the node is a floating tensor (counters of batch norms are int64 and must not be observed)."""
     value = node.meta.get("val")
     return isinstance(value, torch.Tensor) and value.is_floating_point()
+
+
+def has_residuals(program: ExportedProgram) -> bool:
+    """Whether there is an addition that a convolution could compute as well (`residual_in_convolution`)."""
+    nodes = program.graph_module.graph.nodes
+    return any(n.target in ADDITION and any(part.target in CONVOLUTION for part in n.all_input_nodes) for n in nodes)
+
+
+def shape_of(node: fx.Node) -> tuple[object, ...]:
+    """Its dimensions, symbols where they are free."""
+    return tuple(node.meta["val"].shape)
 
 
 def constants_of(model: fx.GraphModule) -> set[fx.Node]:

@@ -28,6 +28,7 @@ from edgekd.pipeline.model_export.training import trained_int8
 from edgekd.pipeline.record import fingerprint
 from edgekd.quant import export_float, int8_coverage, ptq, save_program
 from edgekd.quant.gates import has_gates
+from edgekd.quant.quantizer import has_residuals
 from edgekd.runtimes import op_report, open_model_file
 from edgekd.targets.spec import QuantSpec
 
@@ -114,6 +115,12 @@ def build_float(inputs: ModelInputs) -> Programs:
     return Programs({FLOAT: program}, {FLOAT: facts})
 
 
+def idle_settings(program: ExportedProgram) -> dict[str, bool]:
+    """The settings of a specification that change nothing in this model, at one value for all."""
+    found = {"split_gates": has_gates(program), "residual_in_convolution": has_residuals(program)}
+    return {name: False for name, matters in found.items() if not matters}
+
+
 def add_int8(
     programs: Programs,
     inputs: ModelInputs,
@@ -127,10 +134,10 @@ def add_int8(
         programs.indices = calibration_sample(inputs, settings)
     batches = batches_of(inputs, programs.indices)
     used = calibration_facts(inputs, settings, programs.indices)
-    gated = has_gates(programs.built[FLOAT])
+    idle = idle_settings(programs.built[FLOAT])
     made: dict[QuantSpec, str] = {}
     for name, spec in specs.items():
-        effective = spec if gated else spec.model_copy(update={"split_gates": False})
+        effective = spec.model_copy(update=idle)
         if effective in made:  # two targets want the same numbers under different specifications
             _alias(programs, made[effective], name, spec)
             continue
