@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from edgekd.device_benchmarks.block_campaign import Answer, Job, Timing
 from edgekd.device_benchmarks.block_ops import has_operators
-from edgekd.device_benchmarks.block_table import Bench, BlockTable, Fit
+from edgekd.device_benchmarks.block_table import Bench, BlockTable, Fit, Whole
 from edgekd.errors import CheckError
 from edgekd.students import Part, StageSpace, StudentSpec, parts_of
 from edgekd.students.layers import head_part, stage_parts, stem_part
@@ -67,13 +67,17 @@ def build_table(
     """Time every part of the spaces and some networks, and fit. Raises: CheckError: the runtime failed."""
     started = time.monotonic()
     parts = parts_of_spaces(spaces)
-    networks = [tuple(parts_of(spec)) for spec in sample(spaces, CALIBRATION_NETWORKS, seed=seed)]
+    specs = sample(spaces, CALIBRATION_NETWORKS, seed=seed)
+    networks = [tuple(parts_of(spec)) for spec in specs]
     answer = timed(bench, parts, networks, seconds=seconds, seed=seed, tell=tell)
     parts_ms = {part.key: ms for part, ms in zip(parts, answer.parts_ms, strict=True)}
     return BlockTable(
         bench=bench,
         parts_ms=parts_ms,
         fit=fit(parts_ms, networks, answer.networks),
+        networks=tuple(
+            Whole(spec=spec, p50_ms=timing.p50_ms) for spec, timing in zip(specs, answer.networks, strict=True)
+        ),
         built=time.strftime("%Y-%m-%d"),
         build_s=round(time.monotonic() - started, 1),
         rounds=answer.rounds,

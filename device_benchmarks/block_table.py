@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, ValidationError
 
@@ -17,7 +18,7 @@ from edgekd.artifact import Frozen
 from edgekd.device_benchmarks.host import host_state, installed_versions
 from edgekd.errors import EdgekdError, InputError
 from edgekd.files import read_json, write_json
-from edgekd.students import Part
+from edgekd.students import Part, StudentSpec
 
 RUNTIMES = {"openvino": "openvino", "onnxruntime": "onnxruntime", "tflite": "ai-edge-litert"}
 PRECISIONS = ("fp32", "int8")
@@ -56,13 +57,24 @@ class Fit(Frozen):
     networks: int
 
 
-class BlockTable(Frozen):
-    """parts_ms: milliseconds of each part in context, by `Part.key`; built: date; digest: of everything else."""
+class Whole(Frozen):
+    """A network that was measured whole, with its median latency."""
 
-    schema_version: int = 1
+    spec: StudentSpec
+    p50_ms: float = Field(gt=0)
+
+
+class BlockTable(Frozen):
+    """parts_ms: milliseconds of each part in context, by `Part.key`; built: date; digest: of everything else.
+
+    networks: those that the sums were fitted to; what else is known of the machine can be moved by them.
+    """
+
+    schema_version: Literal[2] = 2
     bench: Bench
     parts_ms: dict[str, float]
     fit: Fit
+    networks: tuple[Whole, ...]
     built: str
     build_s: float
     rounds: int

@@ -10,6 +10,7 @@ from edgekd.commands import console, run_options
 from edgekd.commands.run_options import (
     Candidates,
     Data,
+    EnergyBudget,
     Epochs,
     ImageSize,
     LatencyBudget,
@@ -44,6 +45,7 @@ def plan(  # noqa: PLR0913 - a command's options are its parameters
     latency_ms: LatencyBudget = None,
     memory_mib: MemoryBudget = None,
     size_mib: SizeBudget = None,
+    energy_mj: EnergyBudget = None,
     space: SpaceList = None,
     zoo_weights: ZooWeights = None,
     candidates: Candidates = None,

@@ -50,6 +50,10 @@ MemoryBudget = Annotated[
 SizeBudget = Annotated[
     float | None, typer.Option("--size-mib", help="Budget for the exported file. Default: the profile's.")
 ]
+EnergyBudget = Annotated[
+    float | None,
+    typer.Option("--energy-mj", help="Budget for the energy of one inference at the power limit. Default: none."),
+]
 Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads of every runtime while measuring.")]
 CalibrationImages = Annotated[
     int, typer.Option("--calibration-images", min=300, help="Training images for post-training quantisation.")
@@ -150,6 +154,7 @@ def settings(options: Mapping[str, Any]) -> Settings:
             "latency_p90_ms": options["latency_ms"],
             "peak_memory_mib": options["memory_mib"],
             "artifact_size_mib": options["size_mib"],
+            "energy_mj": options.get("energy_mj"),
         },
         "training": {
             "epochs": options["epochs"],
@@ -184,5 +189,6 @@ _OPTION = {
     "latency_p90_ms": "latency-ms",
     "peak_memory_mib": "memory-mib",
     "artifact_size_mib": "size-mib",
+    "energy_mj": "energy-mj",
     "targets": "target",
 }

@@ -4,7 +4,8 @@ Everything here is a prediction from shapes and a profile's numbers; `edgekd.dev
 """
 
 from edgekd.latency.cost import GraphCost, OpCost
-from edgekd.latency.estimate import Estimate, ProfileCost, estimate_latency, estimate_memory_mib, estimate_size_mib
+from edgekd.latency.device_cost import ProfileCost
+from edgekd.latency.estimate import Estimate, estimate_latency, estimate_memory_mib, estimate_size_mib
 from edgekd.latency.features import features
 from edgekd.latency.predict import Predictor
 from edgekd.latency.trace import cost_of_file, trace_cost

@@ -28,6 +28,7 @@ INTERVAL_FACTORS: dict[Literal["fitted", "assumed"], tuple[float, float]] = {
 # (resident-set growth of 8 nets, fp32); the others are taken as ONNX Runtime's, for want of a measurement.
 _FOOTPRINT_MIB: dict[str, tuple[float, float]] = {"onnxruntime": (10.0, 2.7), "openvino": (44.0, 2.6)}
 _MIB = 2.0**20
+UNCALIBRATED = "roofline, uncalibrated"
 _GRAPH_BYTES_PER_KERNEL = 2048
 
 
@@ -39,34 +40,6 @@ class Estimate(Frozen):
     hi_ms: float
     provenance: str
     kind: Literal["predicted"] = "predicted"
-
-
-class ProfileCost:
-    """What one compute unit of a device charges per kernel: the cost model that a student search asks.
-
-    >>> from edgekd.profile import load_profile
-    >>> nano = ProfileCost(load_profile("jetson-nano"), unit="gpu", precision="fp16", runtime="tensorrt")
-    >>> nano.kernel_ms("conv", 2_000_000, 0) > nano.kernel_ms("conv", 1_000_000, 0)
-    True
-    """
-
-    def __init__(self, profile: HardwareProfile, *, unit: str, precision: Precision, runtime: str) -> None:
-        self._engine = profile.unit(unit)
-        self._precision, self._runtime = precision, runtime
-        arithmetic(self._engine, precision)  # refuse at the door, not at the first kernel
-        self.p90_over_p50 = profile.p90_over_p50
-
-    def kernel_ms(self, kind: str, macs: int, moved_elements: int) -> float:
-        """Median milliseconds of one fused kernel at batch 1."""
-        return kernel_seconds(kind, macs, moved_elements, unit=self._engine, precision=self._precision) * 1e3
-
-    def memory_mib(self, weight_elements: int, peak_activation_elements: int) -> float:
-        """Growth of the process in MiB when the runtime loads and runs the model."""
-        return footprint_mib(weight_elements + peak_activation_elements, self._precision, self._runtime)
-
-    def size_mib(self, weight_elements: int, kernels: int) -> float:
-        """Size of the artifact in MiB."""
-        return artifact_mib(weight_elements, kernels, self._precision)
 
 
 def estimate_latency(cost: GraphCost, profile: HardwareProfile, *, unit: str, precision: Precision) -> Estimate:
@@ -92,7 +65,7 @@ def roofline(cost: GraphCost, engine: ComputeUnit, precision: Precision) -> Esti
     )
     low, high = INTERVAL_FACTORS["fitted" if engine.fitted_rows else "assumed"]
     p50_ms = seconds * 1e3
-    return Estimate(p50_ms=p50_ms, lo_ms=p50_ms * low, hi_ms=p50_ms * high, provenance="roofline, uncalibrated")
+    return Estimate(p50_ms=p50_ms, lo_ms=p50_ms * low, hi_ms=p50_ms * high, provenance=UNCALIBRATED)
 
 
 def kernel_seconds(kind: str, macs: int, moved_elements: int, *, unit: ComputeUnit, precision: Precision) -> float:

@@ -21,7 +21,7 @@ Style = Literal["deployed", "compiled"]
 _GROUP_BASE = {"D": 0.0, "W": 0.0, "E": -4.0, "M": -3.5, "N": 0.0}
 _GROUP_UNIT = {"D": 1e-9, "W": 1e-9, "E": 1e-6, "M": 1e-6, "N": 1e-3}
 _LARGE_ELEMENTS = 2**21
-_CACHED_WEIGHTS = 8e6
+CACHED_WEIGHTS = 8e6
 
 
 class Feature(NamedTuple):
@@ -145,7 +145,7 @@ def features(graph: Graph) -> Vector:
         _count(kernel, found)
     for nest in graph.loops:
         _count_loop(nest, found)
-    found["weights_beyond"] = max(0.0, sum(kernel.weight_elements for kernel in graph.ops) - _CACHED_WEIGHTS)
+    found["weights_beyond"] = max(0.0, sum(kernel.weight_elements for kernel in graph.ops) - CACHED_WEIGHTS)
     found["folded"], found["folded_elements"], found["pass"] = graph.folded_macs, graph.folded_elements, 1.0
     return np.array([found[name] for name in NAMES]) * UNITS
 

@@ -8,16 +8,17 @@ uncalibrated roofline. What an estimate rests on is its provenance.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 
 from edgekd.artifact import Precision
 from edgekd.errors import InputError
-from edgekd.latency.cost import GraphCost, OpCost
+from edgekd.latency.cost import GraphCost
 from edgekd.latency.estimate import Estimate, arithmetic, roofline
-from edgekd.latency.features import NAMES, Vector, features, mask
-from edgekd.latency.hierarchy import Matrix, Normal, Rows, fit_device, log_ms
+from edgekd.latency.features import NAMES, UNITS, Graph, Vector, features, mask
+from edgekd.latency.hierarchy import Matrix, Normal, Rows, fit_device
 from edgekd.latency.published import style_of
 from edgekd.latency.table import CalibrationTable, Costs, Interval, shipped_table
 from edgekd.profile import ComputeUnit, HardwareProfile
@@ -46,6 +47,7 @@ _PRECISIONS: dict[str, tuple[str, ...]] = {
 }
 # Another device, or another runtime on the same one. Judgement: related devices of the tables differ by up to two.
 BORROWED = Interval(0.5, 2.0, 0)
+_PASS, _BEYOND = NAMES.index("pass"), NAMES.index("weights_beyond")
 
 
 class Rest(NamedTuple):
@@ -97,17 +99,31 @@ class Predictor:
 
     def milliseconds(self, rows: Matrix) -> Vector:
         """Medians for many graphs: features (graphs, features) to (graphs,). Raises: InputError: nothing to rest on."""
+        return np.asarray(rows @ self._ms_per_unit)
+
+    def work_ms(self, graph: Graph) -> float:
+        """Milliseconds that some kernels add to a network, without what a pass costs: the price of a block.
+
+        Raises: as `milliseconds`.
+        """
+        row = features(graph) * self._ms_per_unit
+        return float(row.sum() - row[_PASS] - row[_BEYOND])
+
+    @property
+    def pass_ms(self) -> float:
+        """What one inference costs besides its kernels. Raises: as `milliseconds`."""
+        return float(self._ms_per_unit[_PASS] * UNITS[_PASS])
+
+    @property
+    def beyond_ms(self) -> float:
+        """What each weight costs on top once no cache holds them all. Raises: as `milliseconds`."""
+        return float(self._ms_per_unit[_BEYOND] * UNITS[_BEYOND])
+
+    @cached_property
+    def _ms_per_unit(self) -> Vector:
         if self.rest is None:
             raise InputError("no measured device to rest on", where=f"profile '{self.profile.name}'")
-        seen = mask(style_of(self.rest.costs.device.kind))
-        return np.asarray(np.exp(log_ms(rows * seen, self.rest.costs.theta)))
-
-    def kernels_ms(self, kernels: Iterable[OpCost]) -> float:
-        """Milliseconds that some kernels add to a network: the price of a block. Raises: as `milliseconds`."""
-        part = GraphCost(ops=tuple(kernels), parameters=0, peak_activation_elements=0)
-        row = features(part)
-        row[NAMES.index("pass")] = 0.0
-        return float(self.milliseconds(row[None])[0]) if row.any() else 0.0
+        return np.asarray(np.exp(self.rest.costs.theta) * mask(style_of(self.rest.costs.device.kind)))
 
     def adapted(self, rows: Matrix, milliseconds: Sequence[float]) -> Predictor:
         """The same predictor moved by networks measured on the device itself: features (networks, features), medians.
@@ -122,7 +138,7 @@ class Predictor:
         measured = Rows(rows * mask(style_of(kind)), np.log(np.asarray(milliseconds)), np.ones(len(milliseconds)))
         theta = fit_device(measured, Normal(prior.mean, prior.covariance)).mean
         other = Predictor.__new__(Predictor)
-        other.__dict__.update(self.__dict__)
+        other.__dict__.update({key: value for key, value in self.__dict__.items() if key != "_ms_per_unit"})
         device = self.rest.costs.device._replace(name=self.profile.name) if self.rest else None
         assert device is not None
         words = f"{len(milliseconds)} networks measured on this device, {kind} of {_count(self.table, kind)} devices"

@@ -8,7 +8,6 @@ from pathlib import Path
 from edgekd.device_benchmarks.block_table import BlockTable, bench_here, load_table
 from edgekd.errors import InputError
 from edgekd.export.cache import default_cache
-from edgekd.pipeline.plan import Plan
 from edgekd.pipeline.rows import is_profile_device
 from edgekd.profile import HardwareProfile
 from edgekd.students import Part
@@ -19,17 +18,19 @@ def tables_folder() -> Path:
     return default_cache().parent / "block-tables"
 
 
-def table_for(profile: HardwareProfile, plan: Plan, *, threads: int) -> BlockTable | None:
-    """The table for the profile's first runtime, or None where the profile is another machine or no table was built.
+def table_for(
+    profile: HardwareProfile, precision: str, *, threads: int, runtime: str | None = None
+) -> BlockTable | None:
+    """The table for a runtime of the profile, its first by default; None for another machine or where none was built.
 
     Raises: InputError: the table is stale or damaged: it says so, rather than be passed over in silence.
     """
     folder = tables_folder()
-    runtime = profile.primary.target
-    known = any(folder.glob(f"{runtime}-{plan.precision}-*.json")) if folder.is_dir() else False
+    runtime = runtime or profile.primary.target
+    known = any(folder.glob(f"{runtime}-{precision}-*.json")) if folder.is_dir() else False
     if not known or not is_profile_device(profile.model_dump(mode="json")):
         return None
-    return load_table(bench_here(runtime, plan.precision, threads=threads), folder)
+    return load_table(bench_here(runtime, precision, threads=threads), folder)
 
 
 def price_from(table: BlockTable, otherwise: Callable[[Part], float]) -> Callable[[Part], float]:

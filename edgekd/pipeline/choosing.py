@@ -11,21 +11,18 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from edgekd.device_benchmarks.block_build import parts_of_spaces
-from edgekd.device_benchmarks.block_table import BlockTable
 from edgekd.errors import EdgekdError, InputError
 from edgekd.export.cache import default_cache
 from edgekd.files import read_json, write_json
-from edgekd.latency import GraphCost, ProfileCost, trace_cost
-from edgekd.pipeline.block_tables import price_from, require_covered, table_for
+from edgekd.latency import GraphCost, trace_cost
 from edgekd.pipeline.context import Context, Inputs
 from edgekd.pipeline.plan import Plan
+from edgekd.pipeline.pricing import Pricing, pricing_for
 from edgekd.pipeline.record import fingerprint
-from edgekd.students import AnySpec, Infeasible, Limits, Prices, PrunedSpec, Selection, ZooSpec, build
+from edgekd.students import AnySpec, Infeasible, Limits, PrunedSpec, Selection, ZooSpec, build
 from edgekd.students import merged as merge
 from edgekd.students import search as search_space
 from edgekd.students import select as select_listed
-from edgekd.students.costs import Totals
 from edgekd.students.pruning import pruned as prune
 from edgekd.students.spaces import STAGE_SPACES, Task, pruned, zoo
 
@@ -42,22 +39,27 @@ _OPTIONS = {
 
 
 def choose(inputs: Inputs | Context, plan: Plan, *, tighten: float = 1.0) -> Selection:
-    """Search the spaces under the plan's budgets.
+    """Search the spaces under the plan's budgets, with what `pricing_for` says of their latencies.
 
-    tighten: what the predicted latency is multiplied by before it is held against the budget (a measured correction).
-    A block table adds the 95% of measured over predicted that its own networks showed.
+    tighten: measured over predicted latency, as far as it is known (a correction). Times are multiplied by it, or by
+    the upper end of the prediction's interval where that is more, before they are held against the budgets.
     Raises: InputError: nothing fits; the cheapest candidate and what it misses are named. Or a space does not apply.
     """
-    table = table_for(inputs.profile, plan, threads=inputs.threads)
-    margin = tighten * max(1.0, table.fit.high if table else 1.0)
+    spaces = {name: STAGE_SPACES[name](task_of(inputs)) for name in plan.spaces if name in STAGE_SPACES}
+    pricing = pricing_for(inputs, plan, list(spaces.values()))
     allowed = limits(inputs, plan)
-    allowed = allowed.model_copy(update={"latency_p90_ms": allowed.latency_p90_ms / margin})
-    prices = prices_for(inputs, plan, table)
-    found = [_search(name, inputs, prices, allowed) for name in plan.spaces]
+    found = []
+    for name in plan.spaces:
+        margin = max(tighten, pricing.high(of_stages=name in spaces)) / (1 - plan.budgets.thermal_headroom)
+        kept = allowed.model_copy(update={"time_margin": margin})
+        if name in spaces:
+            found.append(search_space(spaces[name], cost=pricing.stages, limits=kept, seed=inputs.seed))
+        else:
+            found.append(_from_list(name, inputs, pricing, kept))
     answer = merge(found)
     if isinstance(answer, Infeasible):
         raise InputError(
-            answer.explain(),
+            f"{answer.explain()} ({pricing.provenance})",
             where=f"budgets of profile '{inputs.profile.name}'",
             fix=f"raise the first: {_OPTIONS[answer.binding]}",
         )
@@ -71,26 +73,16 @@ def limits(inputs: Inputs | Context, plan: Plan) -> Limits:
         traced = trace_cost(inputs.teacher.module, (1, own.channels, own.image_size, own.image_size)).macs
         macs = max(1, int(plan.budgets.teacher_macs_fraction * traced))
     budgets = plan.budgets
+    if budgets.energy_mj is not None and inputs.profile.power is None:
+        what = "an energy budget, but nobody states what the device draws"
+        raise InputError(what, where=f"profile '{inputs.profile.name}'", fix="add [power] limit_w to the profile")
     return Limits(
         latency_p90_ms=budgets.latency_p90_ms,
         peak_memory_mib=budgets.peak_memory_mib,
         artifact_size_mib=budgets.artifact_size_mib,
         macs=macs,
+        energy_mj=budgets.energy_mj,
     )
-
-
-def prices_for(inputs: Inputs | Context, plan: Plan, table: BlockTable | None) -> Prices:
-    """What the profile's first runtime charges at the plan's precision, part by part where there is a block table.
-
-    Raises: InputError: the table was built for other images.
-    """
-    runtime = inputs.profile.primary
-    cost = ProfileCost(profile=inputs.profile, unit=runtime.unit, precision=plan.precision, runtime=runtime.target)
-    if table is None:
-        return Prices(cost)
-    spaces = [STAGE_SPACES[name](task_of(inputs)) for name in plan.spaces if name in STAGE_SPACES]
-    require_covered(table, parts_of_spaces(spaces))
-    return Prices(cost, price_from(table, Prices(cost).kernels_ms))
 
 
 def task_of(inputs: Inputs | Context) -> Task:
@@ -106,36 +98,20 @@ def student_module(inputs: Inputs | Context, spec: AnySpec) -> nn.Module:
     return build(spec)
 
 
-def _search(name: str, inputs: Inputs | Context, prices: Prices, allowed: Limits) -> Selection | Infeasible:
-    if name in STAGE_SPACES:
-        space = STAGE_SPACES[name](task_of(inputs))
-        return search_space(space, cost=prices, limits=allowed, seed=inputs.seed)
+def _from_list(name: str, inputs: Inputs | Context, pricing: Pricing, allowed: Limits) -> Selection | Infeasible:
     specs: Sequence[AnySpec]
     specs = _pruned_specs(inputs) if name == pruned.NAME else zoo.specs(task_of(inputs), weights=_zoo_weights(inputs))
     listed, reason = [], ""
     for spec in specs:
         try:
-            totals = totals_of(_counted(inputs, spec), prices)
+            totals = pricing.totals(_counted(inputs, spec))
         except EdgekdError as error:
             reason = reason or str(error)  # an old timm lacks a network, a small image is too small for another
             continue
-        listed.append((spec, prices.figures(totals)))
+        listed.append((spec, pricing.graphs.figures(totals)))
     if not listed:
         raise InputError(f"not one student can be built; the first: {reason}", where=f"space '{name}'")
     return select_listed(listed, limits=allowed)
-
-
-def totals_of(cost: GraphCost, prices: Prices) -> Totals:
-    """A traced graph in the terms of the search."""
-    return Totals(
-        milliseconds=sum(prices.cost.kernel_ms(op.kind, op.macs, op.moved_elements) for op in cost.ops),
-        macs=cost.macs,
-        activation_elements=sum(op.read_elements + op.write_elements for op in cost.ops),
-        weight_elements=cost.weight_elements,
-        kernels=len(cost.ops),
-        gates=0,
-        peak_elements=cost.peak_activation_elements,
-    )
 
 
 def _counted(inputs: Inputs | Context, spec: AnySpec) -> GraphCost:

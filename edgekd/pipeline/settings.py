@@ -32,11 +32,12 @@ class Training(Frozen):
 
 
 class BudgetOverrides(Frozen):
-    """Budgets from the command line; None keeps the profile's. At most 10 minutes, 4 TiB, 1 TiB: beyond is a typo."""
+    """Budgets from the command line; None keeps the profile's. Beyond 10 minutes, 4 TiB, 1 TiB or 1 MJ is a typo."""
 
     latency_p90_ms: float | None = Field(default=None, gt=0, le=600_000)
     peak_memory_mib: float | None = Field(default=None, gt=0, le=4_194_304)
     artifact_size_mib: float | None = Field(default=None, gt=0, le=1_048_576)
+    energy_mj: float | None = Field(default=None, gt=0, le=1e9)
 
 
 class Settings(Frozen):

@@ -152,11 +152,17 @@ class Quantisation(Table):
 
 
 class Budgets(Table):
-    """Default budgets for one inference at batch 1; `why` says where they come from."""
+    """Default budgets for one inference at batch 1; `why` says where they come from.
+
+    energy_mj: of one inference; None: no limit. thermal_headroom: the share of the latency budget that a cool device
+    must leave free, since it will be slower when it is hot.
+    """
 
     latency_p90_ms: float = Field(gt=0, le=600_000)
     peak_memory_mib: Mib
     artifact_size_mib: Mib
+    energy_mj: float | None = Field(default=None, gt=0, le=1e9)
+    thermal_headroom: float = Field(default=0.0, ge=0, le=0.9)
     teacher_macs_fraction: float = Field(default=0.125, gt=0, le=1)
     why: Text
 

@@ -22,7 +22,7 @@ SCHEMA_VERSION: Final = 1
 
 AccuracyRole = Literal["teacher", "student", "baseline", "quantised", "artifact"]
 GateState = Literal["pass", "warn", "fail", "unverified"]
-Quantity = Literal["latency_p50_ms", "latency_p90_ms", "peak_memory_mib", "artifact_size_mib"]
+Quantity = Literal["latency_p50_ms", "latency_p90_ms", "peak_memory_mib", "artifact_size_mib", "energy_mj"]
 
 
 class Budgets(Document):

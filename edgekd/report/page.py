@@ -20,6 +20,7 @@ QUANTITIES = {
     "latency_p90_ms": ("latency p90", "ms"),
     "peak_memory_mib": ("peak memory", "MiB"),
     "artifact_size_mib": ("artifact size", "MiB"),
+    "energy_mj": ("energy at the power limit", "mJ"),
 }
 
 

@@ -1,6 +1,6 @@
 """Student networks: what they are as data, the spaces they come from, and the search for one that meets a budget."""
 
-from edgekd.students.costs import CostModel, Prices, capacity_score, figures_of
+from edgekd.students.costs import CostModel, Prices, capacity_score, figures_of, work_of
 from edgekd.students.layers import Layer, Part, layers_of, parts_of
 from edgekd.students.modules import build
 from edgekd.students.network import StudentNet
@@ -35,4 +35,5 @@ __all__ = [
     "parts_of",
     "search",
     "select",
+    "work_of",
 ]

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterable
 from typing import NamedTuple, Protocol
 
-from edgekd.students.layers import Part, part_layers, parts_of
+from edgekd.students.layers import Layer, Part, part_layers, part_loops, parts_of
 from edgekd.students.selection import Figures
 from edgekd.students.spec import StudentSpec
 
@@ -27,6 +27,22 @@ GATE_WEIGHT, KERNELS_PER_GATE = 0.02, 4
 PartPrice = Callable[[Part], float]
 
 
+class Work(NamedTuple):
+    """Kernels of a part, and what a compiler that does not fold into contractions makes of the rest of it."""
+
+    ops: tuple[Layer, ...]
+    loops: tuple[Layer, ...]
+    folded_macs: int = 0
+    folded_elements: int = 0
+
+
+def work_of(parts: Iterable[Part]) -> Work:
+    """All of some parts."""
+    every = list(parts)
+    ops = tuple(layer for part in every for layer in part_layers(part))
+    return Work(ops, tuple(nest for part in every for nest in part_loops(part)))
+
+
 class CostModel(Protocol):
     """What a device charges; implemented for a profile by `edgekd.latency.ProfileCost`.
 
@@ -34,11 +50,15 @@ class CostModel(Protocol):
     """
 
     @property
+    def tariffs(self) -> tuple[tuple[float, float], ...]:
+        """What a network costs besides its work is the largest of these: (ms, ms per weight)."""
+
+    @property
     def p90_over_p50(self) -> float:
         """How much slower the 90th percentile is than the median."""
 
-    def kernel_ms(self, kind: str, macs: int, moved_elements: int) -> float:
-        """Median milliseconds of one fused kernel at batch 1."""
+    def work_ms(self, graph: Work) -> float:
+        """Median milliseconds at batch 1 that some kernels add to a network."""
 
     def memory_mib(self, weight_elements: int, peak_activation_elements: int) -> float:
         """Peak memory of the process in MiB."""
@@ -74,12 +94,13 @@ class Totals(NamedTuple):
 class Prices:
     """Totals of parts on one device, each part priced once; figures of whole students.
 
-    price: milliseconds of a whole part; by default the sum over its kernels.
+    price: milliseconds of a whole part, all told; by default the sum over its kernels, and the cost's tariffs on top.
     watts: what the device draws while it runs, for the energy; None leaves the energy out.
     """
 
     def __init__(self, cost: CostModel, price: PartPrice | None = None, *, watts: float | None = None) -> None:
         self.cost, self.watts = cost, watts
+        self.tariffs = cost.tariffs if price is None else ((0.0, 0.0),)
         self._price = price or self.kernels_ms
         self._known: dict[Part, Totals] = {}
 
@@ -96,7 +117,8 @@ class Prices:
 
     def figures(self, totals: Totals) -> Figures:
         """Totals of a whole network as figures."""
-        p50_ms, cost = totals.milliseconds, self.cost
+        cost, weights = self.cost, totals.weight_elements
+        p50_ms = totals.milliseconds + max(fixed + slope * weights for fixed, slope in self.tariffs)
         return Figures.model_construct(
             latency_p50_ms=p50_ms,
             latency_p90_ms=p50_ms * cost.p90_over_p50,
@@ -124,8 +146,7 @@ class Prices:
 
     def kernels_ms(self, part: Part) -> float:
         """A part as the sum over its kernels."""
-        layers = part_layers(part)
-        return sum(self.cost.kernel_ms(layer.kind, layer.macs, layer.moved_elements) for layer in layers)
+        return self.cost.work_ms(work_of([part]))
 
 
 def total(parts: Iterable[Totals]) -> Totals:

@@ -12,11 +12,13 @@ from typing import Literal, NamedTuple
 
 from edgekd.students.spec import HEAD_DIM, Activation, BlockKind, StageSpec, StudentSpec
 
+_COSTLY = ("hardswish", "hardsigmoid")  # an exponential, root or quotient per element
+
 
 class Layer(NamedTuple):
     """One fused kernel at batch 1. Elements, not bytes; live_elements: activations alive while it runs.
 
-    kind: conv, depthwise, linear, pool, add or other, in the words of `edgekd.latency.OpCost`.
+    kind (conv, depthwise, linear, pool, add or other), op and all that follows it: as in `edgekd.latency.OpCost`.
     """
 
     kind: str
@@ -25,6 +27,13 @@ class Layer(NamedTuple):
     write_elements: int
     weight_elements: int
     live_elements: int
+    op: str = ""
+    taps: int = 1
+    stride: int = 1
+    groups: int = 1
+    in_channels: int = 0
+    out_channels: int = 0
+    costly_elements: int = 0
 
     @property
     def moved_elements(self) -> int:
@@ -116,34 +125,58 @@ def layers_of(spec: StudentSpec) -> list[Layer]:
 def part_layers(part: Part) -> tuple[Layer, ...]:
     """The fused kernels of one part."""
     if part.kind == "stem":
-        return (_conv(part.size, part.in_channels, part.out_channels, part.kernel, stride=part.stride),)
+        act = part.activation
+        return (_conv(part.size, part.in_channels, part.out_channels, part.kernel, stride=part.stride, act=act),)
     if part.kind == "head":
         return _head(part)
     kinds = {"basic": _basic, "attention": _attention}
     return tuple(kinds.get(part.block, _block)(part))
 
 
+def part_loops(part: Part) -> tuple[Layer, ...]:
+    """What a compiler like torch.compile makes of a part but for its contractions: one loop nest per chain.
+
+    The batch norm and activation behind a convolution are a nest, which a shortcut's add and a mean join.
+    """
+    nests: list[Layer] = []
+    for layer in part_layers(part):
+        mapped = layer.write_elements
+        if layer.kind in ("conv", "depthwise"):
+            nests.append(
+                Layer("other", 0, mapped, mapped, 0, 0, "native_batch_norm", costly_elements=layer.costly_elements)
+            )
+        elif layer.kind == "add":
+            costly = nests[-1].costly_elements + layer.costly_elements
+            nests[-1] = nests[-1]._replace(read_elements=nests[-1].read_elements + mapped, costly_elements=costly)
+        elif layer.kind == "pool":
+            kept = 0 if part.kind == "head" else layer.read_elements  # a gate multiplies what it has seen
+            nests[-1] = nests[-1]._replace(op="mean", write_elements=mapped + kept)
+        elif layer.kind == "other":
+            nests.append(layer)
+    return tuple(nests)
+
+
 def _head(part: Part) -> tuple[Layer, ...]:
     wide, classes, size = part.expansion, part.out_channels, part.size
-    mapped = wide * size * size
-    linear = Layer("linear", wide * classes, wide, classes, (wide + 1) * classes, wide + classes)
-    return (_conv(size, part.in_channels, wide, 1), Layer("pool", 0, mapped, wide, 0, mapped + wide), linear)
+    linear = Layer("linear", wide * classes, wide, classes, (wide + 1) * classes, wide + classes, "addmm")
+    linear = linear._replace(in_channels=wide, out_channels=classes)
+    return (_conv(size, part.in_channels, wide, 1, act=part.activation), _mean(wide, size, wide), linear)
 
 
 def _block(part: Part) -> Iterator[Layer]:
-    size, stride, inside, out = part.size, part.stride, part.in_channels, part.out_channels
+    size, stride, inside, out, act = part.size, part.stride, part.in_channels, part.out_channels, part.activation
     hidden, small = inside * part.expansion, -(-size // stride)
     residual = stride == 1 and inside == out
     kept = inside * size * size if residual else 0  # the shortcut stays alive beside the block's own maps
     projects = part.block == "inverted" or part.expansion > 1
     if part.block == "fused":
         wide = hidden if projects else out
-        yield _conv(size, inside, wide, part.kernel, stride=stride)
+        yield _conv(size, inside, wide, part.kernel, stride=stride, act=act)
     else:
         if part.expansion > 1:
-            yield _conv(size, inside, hidden, 1)
+            yield _conv(size, inside, hidden, 1, act=act)
         spare = kept if part.expansion > 1 else 0
-        yield _conv(size, hidden, hidden, part.kernel, stride=stride, depthwise=True, kept=spare)
+        yield _conv(size, hidden, hidden, part.kernel, stride=stride, depthwise=True, kept=spare, act=act)
     if part.squeeze_excite:
         yield from _gate(hidden if projects else out, small, kept)
     if projects:
@@ -153,59 +186,90 @@ def _block(part: Part) -> Iterator[Layer]:
 
 
 def _basic(part: Part) -> Iterator[Layer]:
-    size, stride, inside, out = part.size, part.stride, part.in_channels, part.out_channels
+    size, stride, inside, out, act = part.size, part.stride, part.in_channels, part.out_channels, part.activation
     small, image = -(-size // stride), inside * size * size
     same = stride == 1 and inside == out
-    yield _conv(size, inside, out, part.kernel, stride=stride)
+    yield _conv(size, inside, out, part.kernel, stride=stride, act=act)
     yield _conv(small, out, out, part.kernel, kept=image)
     if part.squeeze_excite:
         yield from _gate(out, small, image)
     if not same:
         yield _conv(size, inside, out, 1, stride=stride, kept=out * small * small)
-    yield _add(out, small)
+    yield _add(out, small, act=act)
 
 
 def _attention(part: Part) -> Iterator[Layer]:
-    size, stride, inside, out = part.size, part.stride, part.in_channels, part.out_channels
+    size, stride, inside, out, act = part.size, part.stride, part.in_channels, part.out_channels, part.activation
     small = -(-size // stride)
     if stride > 1 or inside != out:
-        yield _conv(size, inside, out, 3, stride=stride)
+        yield _conv(size, inside, out, 3, stride=stride, act=act)
     positions = small * small
     mapped, pairs = out * positions, out // HEAD_DIM * positions * positions
     yield _conv(small, out, 3 * out, 1, kept=mapped)
-    yield Layer("other", 0, mapped, mapped, 0, 5 * mapped)  # queries and keys are scaled; the map and qkv stay alive
-    yield Layer("other", 0, mapped, mapped, 0, 6 * mapped)
-    yield Layer("linear", pairs * HEAD_DIM, 2 * mapped, pairs, 0, 6 * mapped + pairs)
-    yield Layer("other", 0, pairs, pairs, 0, 4 * mapped + 2 * pairs)  # softmax
-    yield Layer("linear", pairs * HEAD_DIM, pairs + mapped, mapped, 0, 5 * mapped + pairs)
+    yield Layer(
+        "other", 0, mapped, mapped, 0, 5 * mapped, "mul"
+    )  # queries, keys are scaled; the map and qkv stay alive
+    yield Layer("other", 0, mapped, mapped, 0, 6 * mapped, "mul")
+    scores = Layer("linear", pairs * HEAD_DIM, 2 * mapped, pairs, 0, 6 * mapped + pairs, "bmm")
+    yield scores._replace(in_channels=HEAD_DIM, out_channels=positions)
+    yield Layer("other", 0, pairs, pairs, 0, 4 * mapped + 2 * pairs, "_safe_softmax", costly_elements=pairs)
+    mixed = Layer("linear", pairs * HEAD_DIM, pairs + mapped, mapped, 0, 5 * mapped + pairs, "bmm")
+    yield mixed._replace(in_channels=positions, out_channels=HEAD_DIM)
     if out > HEAD_DIM:  # one head lies in memory as it is read
-        yield Layer("other", 0, mapped, mapped, 0, 3 * mapped)  # back to channels first
+        yield Layer("other", 0, mapped, mapped, 0, 3 * mapped, "clone")  # back to channels first
     yield _conv(small, out, out, 1, kept=mapped)
     yield _add(out, small)
-    yield _conv(small, out, out * part.expansion, 1)
+    yield _conv(small, out, out * part.expansion, 1, act=act)
     yield _conv(small, out * part.expansion, out, 1, kept=mapped)
     yield _add(out, small)
 
 
-def _add(channels: int, size: int) -> Layer:
+def _add(channels: int, size: int, *, act: str = "") -> Layer:
     mapped = channels * size * size
-    return Layer("add", 0, 2 * mapped, mapped, 0, 3 * mapped)
+    return Layer("add", 0, 2 * mapped, mapped, 0, 3 * mapped, "add", costly_elements=mapped if act in _COSTLY else 0)
+
+
+def _mean(channels: int, size: int, held: int) -> Layer:
+    mapped = channels * size * size
+    return Layer("pool", 0, mapped, channels, 0, mapped + held, "mean")
 
 
 def _conv(
-    size: int, inside: int, out: int, kernel: int, *, stride: int = 1, depthwise: bool = False, kept: int = 0
+    size: int,
+    inside: int,
+    out: int,
+    kernel: int,
+    *,
+    stride: int = 1,
+    depthwise: bool = False,
+    kept: int = 0,
+    act: str = "",
 ) -> Layer:
     positions = (-(-size // stride)) ** 2
-    taps = kernel * kernel * (1 if depthwise else inside)
+    window = kernel * kernel
+    taps = window * (1 if depthwise else inside)
     read, write = inside * size * size, out * positions
-    kind = "depthwise" if depthwise else "conv"
-    return Layer(kind, positions * taps * out, read, write, (taps + 1) * out, read + write + kept)
+    return Layer(
+        "depthwise" if depthwise else "conv",
+        positions * taps * out,
+        read,
+        write,
+        (taps + 1) * out,
+        read + write + kept,
+        "convolution",
+        taps=window,
+        stride=stride,
+        groups=inside if depthwise else 1,
+        in_channels=inside,
+        out_channels=out,
+        costly_elements=write if act in _COSTLY else 0,
+    )
 
 
 def _gate(channels: int, size: int, kept: int) -> Iterator[Layer]:
     mapped, squeezed = channels * size * size, max(8, channels // 4)
     held = mapped + kept
-    yield Layer("pool", 0, mapped, channels, 0, held + channels)
-    yield Layer("conv", channels * squeezed, channels, squeezed, (channels + 1) * squeezed, held + channels + squeezed)
-    yield Layer("conv", channels * squeezed, squeezed, channels, (squeezed + 1) * channels, held + channels + squeezed)
-    yield Layer("other", 0, mapped + channels, mapped, 0, held + mapped + channels)
+    yield _mean(channels, size, kept + channels)
+    yield _conv(1, channels, squeezed, 1, kept=held)
+    yield _conv(1, squeezed, channels, 1, kept=held, act="hardsigmoid")
+    yield Layer("other", 0, mapped + channels, mapped, 0, held + mapped + channels, "mul")

@@ -9,11 +9,15 @@ from pydantic import Field
 from edgekd.artifact import Frozen
 from edgekd.students.spec import AnySpec
 
+_TIMES = ("latency_p90_ms", "energy_mj")
+
 
 class Limits(Frozen):
     """Upper bounds a student must keep. macs: a fraction of the teacher's (a student as big as its teacher is none).
 
     energy_mj: of one inference; None: no limit, or a device whose power is not known.
+    time_margin: what predicted latency and energy are multiplied by before they are held against their limits: how far
+    predictions are off where they are too low, and the headroom that is kept.
     """
 
     latency_p90_ms: float = Field(gt=0)
@@ -21,6 +25,18 @@ class Limits(Frozen):
     artifact_size_mib: float = Field(gt=0)
     macs: int = Field(gt=0)
     energy_mj: float | None = Field(default=None, gt=0)
+    time_margin: float = Field(default=1.0, gt=0)
+
+    @property  # not cached: a copy with other limits would take the cache along
+    def bounds(self) -> dict[str, float]:
+        """What the figures themselves must keep, by their names: time limits are divided by the margin."""
+        found = {
+            "latency_p90_ms": self.latency_p90_ms / self.time_margin,
+            "peak_memory_mib": self.peak_memory_mib,
+            "artifact_size_mib": self.artifact_size_mib,
+            "macs": float(self.macs),
+        }
+        return found if self.energy_mj is None else {**found, "energy_mj": self.energy_mj / self.time_margin}
 
 
 class Figures(Frozen):
@@ -51,9 +67,10 @@ class Figures(Frozen):
         >>> figures.overruns(Limits(latency_p90_ms=1.5, peak_memory_mib=8, artifact_size_mib=8, macs=8))
         {'latency_p90_ms': 2.0, 'macs': 1.25}
         """
-        bounds = {name: bound for name, bound in limits if bound is not None and getattr(self, name) is not None}
-        ratios = {name: getattr(self, name) / bound for name, bound in bounds.items()}
-        return dict(sorted(((n, r) for n, r in ratios.items() if r > 1), key=lambda item: -item[1]))
+        own = self.__dict__
+        ratios = {name: own[name] / bound for name, bound in limits.bounds.items() if own[name] is not None}
+        over = [(name, ratio) for name, ratio in ratios.items() if ratio > 1]
+        return dict(sorted(over, key=lambda item: -item[1]))
 
 
 class Candidate(Frozen):
@@ -104,7 +121,10 @@ class Infeasible(Frozen):
     def explain(self) -> str:
         """One line: the binding limit, what the cheapest student needs, and by how much it misses."""
         figures, limits = self.cheapest.figures.model_dump(), self.limits.model_dump()
+        margin = self.limits.time_margin
         misses = [
-            f"{name} {figures[name]:.4g} > {limits[name]:.4g} (x{ratio:.2f})" for name, ratio in self.overruns.items()
+            f"{name} {figures[name]:.4g}{f' x {margin:.2f} margin' if name in _TIMES and margin != 1 else ''} > "
+            f"{limits[name]:.4g} (x{ratio:.2f})"
+            for name, ratio in self.overruns.items()
         ]
         return f"no student of {self.considered} fits; the cheapest misses {', '.join(misses)}"

@@ -13,7 +13,7 @@ from edgekd.device_benchmarks.block_build import fit, parts_of_spaces, sample, t
 from edgekd.device_benchmarks.block_campaign import Timing
 from edgekd.device_benchmarks.block_onnx import onnx_bytes
 from edgekd.device_benchmarks.block_ops import Net, sandwich, whole_net
-from edgekd.device_benchmarks.block_table import Bench, BlockTable, bench_here, file_of, load_table, save_table
+from edgekd.device_benchmarks.block_table import Bench, BlockTable, Whole, bench_here, file_of, load_table, save_table
 from edgekd.device_benchmarks.block_tflite import tflite_bytes
 from edgekd.errors import CheckError, InputError
 from edgekd.students import Part, layers_of, parts_of
@@ -35,7 +35,8 @@ def macs(net: Net) -> int:
 
 def made_up_table(**change: object) -> BlockTable:
     parts = parts_of_spaces(SPACES[:1])
-    networks = [tuple(parts_of(spec)) for spec in sample(SPACES[:1], 12, seed=0)]
+    specs = sample(SPACES[:1], 12, seed=0)
+    networks = [tuple(parts_of(spec)) for spec in specs]
     rng = random.Random(0)
     parts_ms = {part.key: rng.uniform(0.01, 1) for part in parts}
     timings = []
@@ -43,7 +44,9 @@ def made_up_table(**change: object) -> BlockTable:
         ms = 1.1 * sum(parts_ms[part.key] for part in network) - 0.002 * len(network) + 0.05
         timings.append(Timing(least_ms=ms, p50_ms=1.05 * ms))
     found = fit(parts_ms, networks, timings)
-    table = BlockTable(bench=BENCH, parts_ms=parts_ms, fit=found, built="2026-01-01", build_s=1, rounds=9)
+    whole = tuple(Whole(spec=spec, p50_ms=timing.p50_ms) for spec, timing in zip(specs, timings, strict=True))
+    facts = {"networks": whole, "built": "2026-01-01", "build_s": 1, "rounds": 9}
+    table = BlockTable(bench=BENCH, parts_ms=parts_ms, fit=found, **facts)  # type: ignore[arg-type]
     return table.model_copy(update=change)
 
 

@@ -128,7 +128,23 @@ def test_size_and_memory_shrink_with_the_precision_and_memory_exceeds_size() -> 
 
 def test_the_searchs_cost_model_agrees_with_the_estimate() -> None:
     op = OpCost(kind="conv", name="c", macs=10**7, read_elements=100, write_elements=50, weight_elements=25)
-    model = ProfileCost(NANO, unit="gpu", precision="fp16", runtime="tensorrt")
+    bare = NANO.unit("gpu").model_copy(update={"calibration_devices": (), "relative_devices": ()})
+    unknown = NANO.model_copy(update={"units": (bare,)})
+    model = ProfileCost(unknown, unit="gpu", precision="fp16", runtime="tensorrt")
     estimate = estimate_latency(graph(op), NANO, unit="gpu", precision="fp16")
-    assert model.kernel_ms("conv", 10**7, 175) == pytest.approx(estimate.p50_ms)
+    assert model.provenance == estimate.provenance == "roofline, uncalibrated"
+    assert model.work_ms(graph(op)) == pytest.approx(estimate.p50_ms)
+    assert model.interval == INTERVAL_FACTORS["fitted"]
     assert model.p90_over_p50 == NANO.p90_over_p50
+
+
+def test_where_the_unit_has_rows_they_price_the_search_in_place_of_the_roofline() -> None:
+    op = OpCost(kind="conv", name="c", op="convolution", macs=10**7, write_elements=50, weight_elements=25)
+    model = ProfileCost(NANO, unit="gpu", precision="fp16", runtime="tensorrt")
+    fixed, per_weight = model.tariffs[0]
+    assert model.provenance == model.estimate(graph(op)).provenance != "roofline, uncalibrated"
+    assert per_weight == 0 < fixed
+    assert model.graph_ms(graph(op)) + fixed == pytest.approx(model.estimate(graph(op)).p50_ms)
+    large = op.model_copy(update={"weight_elements": 10**7})
+    beyond = [ms + slope * 10**7 for ms, slope in model.tariffs]
+    assert model.graph_ms(graph(large)) + max(beyond) == pytest.approx(model.estimate(graph(large)).p50_ms)

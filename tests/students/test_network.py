@@ -9,8 +9,9 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from edgekd.latency import trace_cost
-from edgekd.students import StageSpec, StudentSpec, build, layers_of
+from edgekd.latency import features, trace_cost
+from edgekd.latency.features import NAMES
+from edgekd.students import StageSpec, StudentSpec, build, layers_of, parts_of, work_of
 from edgekd.students.spaces import STAGE_SPACES, Task
 
 
@@ -53,6 +54,17 @@ def test_fast_arithmetic_agrees_with_tracing_kernel_by_kernel(spec: StudentSpec)
     counted = [(op.kind, op.macs, op.read_elements, op.write_elements, op.weight_elements) for op in traced.ops]
     assert [layer[:5] for layer in layers_of(spec)] == counted
     assert max(layer.live_elements for layer in layers_of(spec)) == traced.peak_activation_elements
+
+
+VARIED = [*VARIANTS, *(student(stage(*kind), activation="hardswish") for kind in [("inverted", 4), ("basic", 1)])]
+
+
+@pytest.mark.parametrize("spec", VARIED, ids=range(len(VARIED)))
+def test_a_student_has_the_features_of_its_trace(spec: StudentSpec) -> None:
+    """For both kinds of runtime, so that a predictor prices its parts as it prices the whole."""
+    traced = trace_cost(build(spec), (1, 1, 28, 28))
+    kept = [name not in ("folded", "folded_elements") for name in NAMES]  # work on weights: batch norms are folded
+    assert features(work_of(parts_of(spec)))[kept] == pytest.approx(features(traced)[kept])
 
 
 @pytest.mark.parametrize(("name", "image_size"), zip(STAGE_SPACES, [28, 32, 64, 96], strict=True))

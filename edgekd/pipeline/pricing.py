@@ -1,0 +1,101 @@
+"""How the candidates of a run are priced: a block table of the attached device, else the calibrated predictor.
+
+Without rows to rest on the predictor answers with the profile's roofline. Whichever it is says so in its provenance.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from edgekd.device_benchmarks.block_build import parts_of_spaces
+from edgekd.device_benchmarks.block_table import BlockTable
+from edgekd.latency import Estimate, GraphCost, Predictor, ProfileCost, features
+from edgekd.pipeline.block_tables import price_from, require_covered, table_for
+from edgekd.pipeline.context import Context, Inputs
+from edgekd.pipeline.plan import Plan
+from edgekd.pipeline.rows import is_profile_device
+from edgekd.students import AnySpec, Prices, StageSpace, StudentSpec, parts_of, work_of
+from edgekd.students.costs import Totals
+
+
+class Pricing:
+    """Prices of students made of stages, and of any traced graph, on one unit of a profile.
+
+    stages: from the block table where there is one. graphs: calibrated; with a table, moved by the whole networks that
+    were measured for it.
+    """
+
+    def __init__(self, cost: ProfileCost, table: BlockTable | None = None, *, watts: float | None = None) -> None:
+        self.table = table
+        self.cost = cost if table is None else _at_home(cost, table)
+        self.graphs = Prices(self.cost, watts=watts)
+        self.stages = self.graphs
+        if table is not None:
+            self.stages = Prices(self.cost, price_from(table, self.graphs.kernels_ms), watts=watts)
+
+    def high(self, *, of_stages: bool) -> float:
+        """The factor that measured over predicted rarely exceeds; at least 1."""
+        if self.table is not None and of_stages:
+            return max(1.0, self.table.fit.high)
+        return max(1.0, self.cost.high)
+
+    def totals(self, graph: GraphCost) -> Totals:
+        """A traced graph in the terms of the search. Raises: InputError: an operator whose cost nobody stated."""
+        return Totals(
+            milliseconds=self.cost.graph_ms(graph),
+            macs=graph.macs,
+            activation_elements=sum(op.read_elements + op.write_elements for op in graph.ops),
+            weight_elements=graph.weight_elements,
+            kernels=len(graph.ops),
+            gates=0,
+            peak_elements=graph.peak_activation_elements,
+        )
+
+    def estimate(self, spec: AnySpec | None, graph: GraphCost) -> Estimate:
+        """Of a student, or of a network without a spec: the search's own figure and its interval."""
+        if self.table is None or not isinstance(spec, StudentSpec):
+            return self.cost.estimate(graph)
+        p50_ms, fit = self.stages.of(spec).latency_p50_ms, self.table.fit
+        unknown = sum(not self.table.knows(part) for part in parts_of(spec))
+        said = f"; {unknown} parts that it lacks scaled from {self.cost.provenance}" if unknown else ""
+        low, high = fit.low * p50_ms, fit.high * p50_ms
+        return Estimate(p50_ms=p50_ms, lo_ms=low, hi_ms=high, provenance=self.table.provenance + said)
+
+    @property
+    def provenance(self) -> str:
+        """What the search's latencies rest on."""
+        return self.cost.provenance if self.table is None else self.table.provenance
+
+
+def pricing_for(inputs: Inputs | Context, plan: Plan, spaces: list[StageSpace] | None = None) -> Pricing:
+    """What the profile's first runtime charges at the plan's precision.
+
+    Raises: InputError: the block table is stale or damaged, or was built for other images than those of the spaces.
+    """
+    profile, runtime = inputs.profile, inputs.profile.primary
+    here = is_profile_device(profile.model_dump(mode="json"))
+    table = table_for(profile, plan.precision, threads=inputs.threads)
+    if table is not None and spaces:
+        require_covered(table, parts_of_spaces(spaces))
+    cost = ProfileCost(
+        profile,
+        unit=runtime.unit,
+        precision=plan.precision,
+        runtime=runtime.target,
+        threads=inputs.threads if here else None,
+    )
+    watts = profile.power.limit_w if profile.power is not None else None
+    return Pricing(cost, table, watts=watts)
+
+
+def _at_home(cost: ProfileCost, table: BlockTable) -> ProfileCost:
+    """The cost model moved by the networks that the table was fitted to; as it is where nothing can be moved."""
+    if cost.predictor.rest is None or not table.networks:
+        return cost
+    return cost.resting_on(adapted(cost.predictor, table))
+
+
+def adapted(predictor: Predictor, table: BlockTable) -> Predictor:
+    """A predictor moved by the whole networks of a block table."""
+    rows = np.array([features(work_of(parts_of(network.spec))) for network in table.networks])
+    return predictor.adapted(rows, [network.p50_ms for network in table.networks])

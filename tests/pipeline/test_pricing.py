@@ -1,0 +1,66 @@
+"""What prices a run's candidates: a block table first, then rows of the device, then the roofline; each says which."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from edgekd.device_benchmarks.block_build import fit, parts_of_spaces, sample
+from edgekd.device_benchmarks.block_campaign import Timing
+from edgekd.device_benchmarks.block_table import Bench, BlockTable, Whole
+from edgekd.latency import ProfileCost, trace_cost
+from edgekd.pipeline.pricing import Pricing
+from edgekd.profile import load_profile
+from edgekd.students import Part, Prices, StudentSpec, ZooSpec, build, parts_of
+from edgekd.students.spaces import STAGE_SPACES, Task
+
+SPACE = STAGE_SPACES["residual"](Task((32,), 3, 10))
+LAPTOP = load_profile("x86-avx512-vnni")
+BENCH = Bench(device="a machine", cpus=2, runtime="openvino", version="1", precision="fp32", threads=1)
+
+
+def laptop_cost() -> ProfileCost:
+    return ProfileCost(LAPTOP, unit="cpu", precision="fp32", runtime="openvino", threads=1)
+
+
+def table_of(law: Callable[[Part], float]) -> BlockTable:
+    """A table of a machine on which parts take what the law says."""
+    specs = sample([SPACE], 12, seed=0)
+    networks = [tuple(parts_of(spec)) for spec in specs]
+    parts_ms = {part.key: law(part) for part in parts_of_spaces([SPACE])}
+    sums = [sum(parts_ms[part.key] for part in network) for network in networks]
+    found = fit(parts_ms, networks, [Timing(least_ms=ms, p50_ms=ms) for ms in sums])
+    whole = tuple(Whole(spec=spec, p50_ms=ms) for spec, ms in zip(specs, sums, strict=True))
+    return BlockTable(bench=BENCH, parts_ms=parts_ms, fit=found, networks=whole, built="x", build_s=1, rounds=9)
+
+
+def thrice(part: Part) -> float:
+    return 3 * Prices(laptop_cost()).kernels_ms(part) + 0.001
+
+
+def estimated(pricing: Pricing, spec: StudentSpec | ZooSpec) -> tuple[float, str]:
+    found = pricing.estimate(spec, trace_cost(build(spec), (1, 3, 32, 32)))
+    return found.p50_ms, found.provenance
+
+
+def test_without_a_table_the_calibrated_rows_decide_and_their_interval_is_the_margin() -> None:
+    pricing, spec = Pricing(laptop_cost()), sample([SPACE], 1, seed=5)[0]
+    p50_ms, said = estimated(pricing, spec)
+    assert "networks measured in" in said
+    assert p50_ms == pytest.approx(pricing.stages.of(spec).latency_p50_ms, rel=0.02)
+    assert pricing.high(of_stages=True) == pricing.cost.interval[1] > 1
+
+
+def test_a_table_wins_for_students_and_moves_the_prediction_of_everything_else() -> None:
+    table = table_of(thrice)
+    plain, pricing = Pricing(laptop_cost()), Pricing(laptop_cost(), table)
+    spec = sample([SPACE], 1, seed=5)[0]
+    p50_ms, said = estimated(pricing, spec)
+    assert said == table.provenance
+    assert p50_ms == pricing.stages.of(spec).latency_p50_ms == pytest.approx(table.p50_ms(parts_of(spec)))
+    assert pricing.high(of_stages=True) == max(1.0, table.fit.high)
+    resnet = ZooSpec(name="torchvision:resnet18", image_size=32, in_channels=3, num_classes=10)
+    moved, said = estimated(pricing, resnet)
+    assert said.startswith("12 networks measured on this device")
+    assert moved == pytest.approx(3 * estimated(plain, resnet)[0], rel=0.35)
