@@ -140,6 +140,7 @@ def fit(parts_ms: dict[str, float], networks: Sequence[tuple[Part, ...]], measur
         per_part_ms=per_part * p50_over_least,
         constant_ms=constant * p50_over_least,
         p50_over_least=p50_over_least,
+        p90_over_p50=float(np.median([timing.p90_ms / timing.p50_ms for timing in measured])),
         low=float(np.quantile(ratios, 0.05)),
         high=float(np.quantile(ratios, 0.95)),
         networks=len(networks),

@@ -48,10 +48,11 @@ class Job(Frozen):
 
 
 class Timing(Frozen):
-    """least_ms: least time of one inference. p50_ms: median, run after run."""
+    """least_ms: least time of one inference. p50_ms, p90_ms: median and 90th percentile, run after run."""
 
     least_ms: float
     p50_ms: float
+    p90_ms: float
 
 
 class Answer(Frozen):
@@ -75,8 +76,10 @@ def run(job: Job, tell: Callable[[str], None]) -> Answer:
     compile_s = time.monotonic() - started
     least, rounds = _rounds(calls, job, tell)
     whole = [nets[whole_net(parts)] for parts in job.networks]
-    p50 = _steady([calls[number] for number in whole], job)
-    timings = [Timing(least_ms=least[number], p50_ms=ms) for number, ms in zip(whole, p50, strict=True)]
+    steady = _steady([calls[number] for number in whole], job)
+    timings = [
+        Timing(least_ms=least[number], p50_ms=p50, p90_ms=p90) for number, (p50, p90) in zip(whole, steady, strict=True)
+    ]
     parts_ms = tuple(max(0.0, least[nets[with_it]] - least[nets[without]]) for with_it, without in pairs)
     return Answer(parts_ms=parts_ms, networks=tuple(timings), rounds=rounds, compile_s=compile_s)
 
@@ -107,11 +110,11 @@ def _clock(job: Job) -> Callable[[], int]:
     return time.process_time_ns if job.threads == 1 else time.perf_counter_ns
 
 
-def _steady(calls: list[Callable[[], object]], job: Job) -> list[float]:
-    """Median ms of one inference, each call repeated for a while; the least of some rounds' medians."""
+def _steady(calls: list[Callable[[], object]], job: Job) -> list[tuple[float, float]]:
+    """Median and 90th percentile in ms of each call, repeated for a while; of the round of least median."""
     clock = _clock(job)
     rng, order = random.Random(job.seed), list(range(len(calls)))
-    best = [float("inf")] * len(calls)
+    best = [(float("inf"), float("inf"))] * len(calls)
     for _ in range(STEADY_ROUNDS):
         rng.shuffle(order)
         for number in order:
@@ -121,7 +124,8 @@ def _steady(calls: list[Callable[[], object]], job: Job) -> list[float]:
                 begin = clock()
                 calls[number]()
                 samples.append(clock() - begin)
-            best[number] = min(best[number], statistics.median(samples) / 1e6)
+            p90 = sorted(samples)[int(0.9 * (len(samples) - 1) + 0.5)]
+            best[number] = min(best[number], (statistics.median(samples) / 1e6, p90 / 1e6))
     return best
 
 

@@ -45,6 +45,7 @@ class Fit(Frozen):
     """latency p50 = scale x sum of the parts - per_part_ms x parts + constant_ms, fitted to whole networks.
 
     p50_over_least: what the coefficients hold already, the median over the least time of whole networks.
+    p90_over_p50: median of the whole networks.
     low, high: 5% and 95% of measured over predicted, each network predicted by a fit without it.
     """
 
@@ -52,6 +53,7 @@ class Fit(Frozen):
     per_part_ms: float
     constant_ms: float
     p50_over_least: float = Field(gt=0)
+    p90_over_p50: float = Field(gt=0)
     low: float = Field(gt=0)
     high: float = Field(gt=0)
     networks: int

@@ -31,7 +31,7 @@ def lut(
 
     Results in --out are kept by runtime and precision, so that the page can be made in several sittings.
     """
-    from edgekd.device_benchmarks.block_bench import Result, bench_table, table_text
+    from edgekd.device_benchmarks.block_bench import Result, bench_table, promises_text, table_text
     from edgekd.device_benchmarks.block_table import bench_here
 
     results: dict[str, Result] = {}
@@ -45,7 +45,8 @@ def lut(
             _, results[f"{bench.runtime}-{bench.precision}"] = bench_table(bench, spaces, seconds=seconds)
         if out is not None:
             _keep(out, results)
-    console.data().print(table_text(list(results.values())), soft_wrap=True, markup=False)
+    for text in (table_text(list(results.values())), promises_text(list(results.values()))):
+        console.data().print(text, soft_wrap=True, markup=False)
 
 
 def _keep(out: Path, results: dict[str, Result]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgekd.device_benchmarks.block_bench import promises
 from edgekd.device_benchmarks.block_build import fit, parts_of_spaces, sample, timed
 from edgekd.device_benchmarks.block_campaign import Timing
 from edgekd.device_benchmarks.block_onnx import onnx_bytes
@@ -42,7 +43,7 @@ def made_up_table(**change: object) -> BlockTable:
     timings = []
     for network in networks:
         ms = 1.1 * sum(parts_ms[part.key] for part in network) - 0.002 * len(network) + 0.05
-        timings.append(Timing(least_ms=ms, p50_ms=1.05 * ms))
+        timings.append(Timing(least_ms=ms, p50_ms=1.05 * ms, p90_ms=1.2 * ms))
     found = fit(parts_ms, networks, timings)
     whole = tuple(Whole(spec=spec, p50_ms=timing.p50_ms) for spec, timing in zip(specs, timings, strict=True))
     facts = {"networks": whole, "built": "2026-01-01", "build_s": 1, "rounds": 9}
@@ -142,6 +143,15 @@ def test_a_damaged_table_is_refused(tmp_path: Path, damage: str) -> None:
     file_of(BENCH, tmp_path).write_text(damage)
     with pytest.raises(InputError, match=r"damaged block table.*delete it and build it again"):
         load_table(BENCH, tmp_path)
+
+
+def test_what_is_said_to_fit_keeps_the_budget_with_the_margin() -> None:
+    table = made_up_table()
+    found = promises(table, SPACES[:1])
+    assert len(found) >= 5
+    for budget_ms, parts in found:
+        p90_ms = table.fit.p90_over_p50 * table.p50_ms(parts)
+        assert 0.5 * budget_ms < p90_ms * max(1.0, table.fit.high) <= budget_ms * (1 + 1e-9)
 
 
 def test_what_cannot_be_measured_is_refused() -> None:

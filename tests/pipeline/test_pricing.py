@@ -30,7 +30,7 @@ def table_of(law: Callable[[Part], float]) -> BlockTable:
     networks = [tuple(parts_of(spec)) for spec in specs]
     parts_ms = {part.key: law(part) for part in parts_of_spaces([SPACE])}
     sums = [sum(parts_ms[part.key] for part in network) for network in networks]
-    found = fit(parts_ms, networks, [Timing(least_ms=ms, p50_ms=ms) for ms in sums])
+    found = fit(parts_ms, networks, [Timing(least_ms=ms, p50_ms=ms, p90_ms=ms) for ms in sums])
     whole = tuple(Whole(spec=spec, p50_ms=ms) for spec, ms in zip(specs, sums, strict=True))
     return BlockTable(bench=BENCH, parts_ms=parts_ms, fit=found, networks=whole, built="x", build_s=1, rounds=9)
 
