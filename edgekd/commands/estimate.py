@@ -11,11 +11,11 @@ from edgekd.commands import console
 from edgekd.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from edgekd.artifact import Precision
     from edgekd.latency import GraphCost
+    from edgekd.pipeline.pricing import Pricing
     from edgekd.profile import HardwareProfile
+    from edgekd.students import AnySpec
 
 _PRECISIONS = ("fp32", "fp16", "int8")
 
@@ -46,8 +46,8 @@ def estimate(
 
     device = load_profile(profile)
     asked = _asked(device, unit, runtime, _precision(precision, device))
-    cost, shape = _cost(model, image_size, num_classes)
-    document = {"model": model, "input_shape": shape, **_facts(cost, device, asked, threads)}
+    network = _network(model, image_size, num_classes)
+    document = {"model": model, "input_shape": network.shape, **_facts(network, device, asked, threads)}
     if json:
         console.print_json(document)
     else:
@@ -89,30 +89,37 @@ def _precision(name: str | None, device: HardwareProfile) -> Precision:
     return cast("Precision", name)
 
 
-def _cost(model: str, image_size: int, num_classes: int) -> tuple[GraphCost, list[int]]:
-    """Cost and input shape. Raises: InputError: no such network or file, or one that cannot be read."""
+class _Network(NamedTuple):
+    cost: GraphCost
+    shape: list[int]
+    spec: AnySpec | None = None
+
+
+def _network(model: str, image_size: int, num_classes: int) -> _Network:
+    """Cost, input shape, and the spec of a run's student. Raises: InputError: none such, or unreadable."""
     from edgekd.latency import cost_of_file, trace_cost
     from edgekd.latency.networks import build_named
 
     path = Path(model)
     if path.is_dir():
-        module, shape = _student_of(path)
-        return trace_cost(module, shape), list(shape)
+        return _student_of(path)
     if path.suffix in (".onnx", ".tflite", ".pt2"):
-        return cost_of_file(path), []
+        return _Network(cost_of_file(path), [])
     if path.is_file() or (path.suffix and ":" not in model):
         raise InputError(
             "not a network that can be read", where=model,
             fix="give torchvision:NAME, timm:NAME, a .onnx, .tflite or .pt2 file, or a run",
         )  # fmt: skip
     shape = (1, 3, image_size, image_size)
-    return trace_cost(build_named(model, image_size=image_size, num_classes=num_classes), shape), list(shape)
+    module = build_named(model, image_size=image_size, num_classes=num_classes)
+    return _Network(trace_cost(module, shape), list(shape))
 
 
-def _student_of(folder: Path) -> tuple[nn.Module, tuple[int, ...]]:
+def _student_of(folder: Path) -> _Network:
     from pydantic import ValidationError
 
     from edgekd.files import read_json
+    from edgekd.latency import trace_cost
     from edgekd.students import build, parse_spec
 
     file = folder / "student.json"
@@ -126,15 +133,28 @@ def _student_of(folder: Path) -> tuple[nn.Module, tuple[int, ...]]:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
         raise InputError(f"not a student ({key}: {first['msg']})", where=file) from error
-    return build(spec), (1, spec.in_channels, spec.image_size, spec.image_size)
+    shape = (1, spec.in_channels, spec.image_size, spec.image_size)
+    return _Network(trace_cost(build(spec), shape), list(shape), spec)
 
 
-def _facts(cost: GraphCost, device: HardwareProfile, asked: _Asked, threads: int | None) -> dict[str, Any]:
-    from edgekd.latency import Predictor, estimate_memory_mib, estimate_size_mib
+def _pricing(device: HardwareProfile, asked: _Asked, threads: int | None) -> Pricing:
+    """Calibrated rows or the roofline; where the device is this host and a block table was built, that table."""
+    from edgekd.latency import ProfileCost
+    from edgekd.pipeline.block_tables import table_for
+    from edgekd.pipeline.pricing import Pricing
 
     unit, runtime, precision = asked
-    predictor = Predictor(device, unit=unit, runtime=runtime, precision=precision, threads=threads)
-    latency = predictor.estimate(cost)
+    cost = ProfileCost(device, unit=unit, runtime=runtime, precision=precision, threads=threads)
+    if unit != "cpu":
+        return Pricing(cost)
+    return Pricing(cost, table_for(device, precision, threads=threads or 1, runtime=runtime))
+
+
+def _facts(network: _Network, device: HardwareProfile, asked: _Asked, threads: int | None) -> dict[str, Any]:
+    from edgekd.latency import estimate_memory_mib, estimate_size_mib
+
+    (unit, runtime, precision), cost = asked, network.cost
+    latency = _pricing(device, asked, threads).estimate(network.spec, cost)
     watts = device.power.limit_w if device.power is not None else None
     return {
         "profile": device.name,

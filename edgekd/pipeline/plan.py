@@ -81,6 +81,7 @@ def make_plan(
         *_quantise_reason(precision, scheme, settings),
         f"{epochs} epochs of {train_images} images: "
         + ("as asked" if settings.training.epochs else f"about {DEFAULT_IMAGES_SEEN} images seen"),
+        *_fallback_reasons(profile.primary),
         *([f"teacher: {teacher}"] if teacher else []),
         *_search_reason(candidates, settings.search_epochs or default_search_epochs(epochs)),
         *([f"data: {data_note}"] if data_note else []),
@@ -102,6 +103,10 @@ def make_plan(
         search_epochs=settings.search_epochs or default_search_epochs(epochs),
         reasons=reasons,
     )
+
+
+def _fallback_reasons(runtime: RuntimeSupport) -> tuple[str, ...]:
+    return tuple(f"not on the {runtime.unit}: {', '.join(f.ops)} -> {f.to} ({f.why})" for f in runtime.fallbacks)
 
 
 def default_epochs(train_images: int) -> int:

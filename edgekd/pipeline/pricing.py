@@ -31,7 +31,9 @@ class Pricing:
         self.graphs = Prices(self.cost, watts=watts)
         self.stages = self.graphs
         if table is not None:
-            self.stages = Prices(self.cost, price_from(table, self.graphs.kernels_ms), watts=watts)
+            self.stages = Prices(
+                self.cost, price_from(table, self.graphs.kernels_ms), tariffs=table.tariffs, watts=watts
+            )
 
     def high(self, *, of_stages: bool) -> float:
         """The factor that measured over predicted rarely exceeds; at least 1."""

@@ -8,7 +8,7 @@ Quality is a prior, not an accuracy: decide between close candidates by training
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 from edgekd.students.layers import Layer, Part, part_layers, part_loops, parts_of
@@ -94,13 +94,20 @@ class Totals(NamedTuple):
 class Prices:
     """Totals of parts on one device, each part priced once; figures of whole students.
 
-    price: milliseconds of a whole part, all told; by default the sum over its kernels, and the cost's tariffs on top.
+    price: milliseconds of a whole part, with tariffs of its own; by default the sum over its kernels and the cost's.
     watts: what the device draws while it runs, for the energy; None leaves the energy out.
     """
 
-    def __init__(self, cost: CostModel, price: PartPrice | None = None, *, watts: float | None = None) -> None:
+    def __init__(
+        self,
+        cost: CostModel,
+        price: PartPrice | None = None,
+        *,
+        tariffs: Sequence[tuple[float, float]] = ((0.0, 0.0),),
+        watts: float | None = None,
+    ) -> None:
         self.cost, self.watts = cost, watts
-        self.tariffs = cost.tariffs if price is None else ((0.0, 0.0),)
+        self.tariffs = cost.tariffs if price is None else tuple(tariffs)
         self._price = price or self.kernels_ms
         self._known: dict[Part, Totals] = {}
 
