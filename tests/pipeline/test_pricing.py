@@ -8,7 +8,7 @@ import pytest
 
 from edgekd.device_benchmarks.block_build import fit, parts_of_spaces, sample
 from edgekd.device_benchmarks.block_campaign import Timing
-from edgekd.device_benchmarks.block_table import Bench, BlockTable, Whole
+from edgekd.device_benchmarks.block_table import Bench, BlockTable, Whole, weights_of
 from edgekd.latency import ProfileCost, trace_cost
 from edgekd.pipeline.pricing import Pricing
 from edgekd.profile import load_profile
@@ -64,3 +64,21 @@ def test_a_table_wins_for_students_and_moves_the_prediction_of_everything_else()
     moved, said = estimated(pricing, resnet)
     assert said.startswith("12 networks measured on this device")
     assert moved == pytest.approx(3 * estimated(plain, resnet)[0], rel=0.35)
+
+
+def test_weights_beyond_the_caches_are_found_and_priced_in_the_search_as_in_the_table() -> None:
+    specs = sample([SPACE], 14, seed=0)
+    networks = [tuple(parts_of(spec)) for spec in specs]
+    parts_ms = {part.key: thrice(part) for part in parts_of_spaces([SPACE])}
+    times = []
+    for network in networks:
+        ms = sum(parts_ms[part.key] for part in network) + 1e-6 * max(0, sum(map(weights_of, network)) - 1_000_000)
+        times.append(Timing(least_ms=ms, p50_ms=ms, p90_ms=ms))
+    found = fit(parts_ms, networks, times)
+    assert found.cached_weights == 1e6
+    assert found.per_weight_ms == pytest.approx(1e-6)
+    table = table_of(thrice).model_copy(update={"fit": found, "parts_ms": parts_ms})
+    pricing = Pricing(laptop_cost(), table)
+    for network, spec, timing in zip(networks, specs, times, strict=True):
+        assert table.p50_ms(network) == pytest.approx(timing.p50_ms)
+        assert pricing.stages.of(spec).latency_p50_ms == pytest.approx(timing.p50_ms)
