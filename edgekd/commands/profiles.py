@@ -147,7 +147,7 @@ def _cells(profile: HardwareProfile) -> tuple[str, ...]:
     line = _line(profile)
     return (
         f"  {profile.name}",
-        profile.title,
+        f"{profile.title} (experiment)" if profile.experimental else profile.title,
         " ".join(line["units"]),
         line["runtime"],
         " ".join(part for part in (line["precision"], line["scheme"]) if part),

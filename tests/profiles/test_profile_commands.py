@@ -83,6 +83,12 @@ def test_list_groups_by_kind_and_filters_by_words_and_kind() -> None:
     assert "did you mean 'android'?" in str(refusal("profiles", "list", "--kind", "andriod"))
 
 
+def test_an_experiment_is_marked_once() -> None:
+    name = "cortex-m7-stm32h743"
+    assert stdout("profiles", "show", name).count("(experiment)") == 1
+    assert stdout("profiles", "list", name).count("(experiment)") == 1
+
+
 def test_show_knows_power_modes_and_where_each_number_is_from() -> None:
     text = stdout("profiles", "show", "jetson-orin-nano@15w")
     assert "power mode 15w 15 W: 6 cores at 1.51 GHz, GPU at 625 MHz (in use)" in text

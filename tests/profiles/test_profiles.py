@@ -209,6 +209,7 @@ def test_the_documents_table_is_what_ships() -> None:
             for unit in profile.units
         )
         modes = ", ".join(f"`@{mode.name}`" for mode in profile.power_modes if mode.name != profile.power_mode)
-        cells = [f"`{name}`", profile.title, units, profile.primary.target]
+        title = f"{profile.title} (experiment)" if profile.experimental else profile.title
+        cells = [f"`{name}`", title, units, profile.primary.target]
         assert line.strip("| ").startswith(" | ".join(cells)), line
         assert line.split(" | ")[-1].strip("| ") == modes, line

@@ -81,13 +81,21 @@ def test_litert_int8_input_is_quantised_in_feed_and_its_output_dequantised_in_re
     assert session.read(raw).dtype == np.float32
 
 
-@pytest.mark.parametrize("target", ["null", "onnxruntime", pytest.param("tflite", marks=VENDOR)])
+@pytest.mark.parametrize(
+    "target", ["null", "onnxruntime", *(pytest.param(t, marks=VENDOR) for t in ("tflite", "openvino"))]
+)
 def test_what_was_fed_once_can_be_invoked_again_with_the_same_result(exported, images, target):
+    """An input is copied into the runtime once, so another in between, or another in the same array, must be seen."""
     session = open_session(exported(target, "fp32"))
     first, other = session.feed(images[:1]), session.feed(images[1:2])
-    once = session.read(session.invoke(first))
-    session.invoke(other)
+    once, twice, different = (session.read(session.invoke(fed)) for fed in (first, first, other))
+    assert np.array_equal(once, twice)
+    assert not np.array_equal(once, different)
     assert np.array_equal(once, session.read(session.invoke(first)))
+    changing = images[:1].copy()
+    assert np.array_equal(once, session.read(session.invoke(session.feed(changing))))
+    changing[:] = images[1:2]
+    assert np.array_equal(different, session.read(session.invoke(session.feed(changing))))
 
 
 @pytest.mark.parametrize("target", ["null", "onnxruntime"])
