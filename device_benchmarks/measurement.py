@@ -154,8 +154,9 @@ class PairedRatio(Frozen):
     """How many times as fast `contender` is as `baseline`: above 1, faster. From block medians paired within a round.
 
     lo, hi: 99% interval of the geometric mean; `significant` when it leaves 1 out. The cpu_ figures are the same from
-    CPU time; `clocks_disagree` when the two ratios differ by more than 10% on one thread, as on a contended host, where
-    wall ratios are biased and CPU time is the better judge. text: one sentence, which says so.
+    CPU time; `clocks_disagree` when, on one thread, the two ratios or the two clocks of a contender differ by more than
+    10%, as on a contended host, where wall ratios are biased and CPU time is the better judge. text: one sentence,
+    which says so.
     """
 
     baseline: str

@@ -175,8 +175,9 @@ def compare(baseline: Measurement, contender: Measurement, *, seed: int = 0) -> 
     """
     wall = _ratio(baseline, contender, "wall_ns", seed)
     cpu = _ratio(baseline, contender, "cpu_ns", seed)
-    disagree = _one_thread(baseline, contender) and not (
-        1 / (1 + statistics.CLOCK_DISAGREEMENT) <= wall.ratio / cpu.ratio <= 1 + statistics.CLOCK_DISAGREEMENT
+    disagree = _one_thread(baseline, contender) and (
+        not 1 / (1 + statistics.CLOCK_DISAGREEMENT) <= wall.ratio / cpu.ratio <= 1 + statistics.CLOCK_DISAGREEMENT
+        or any(_waited(row) for row in (baseline, contender))
     )
     names = (baseline.name, contender.name)
     text = _disagreement(*names, wall, cpu) if disagree else _sentence(*names, wall)
@@ -211,6 +212,13 @@ def _round_times(measurement: Measurement, clock: str) -> list[list[float]]:
         log = float(np.log(max(1.0, statistics.median(getattr(block, clock)))))
         legs.setdefault(block.process, {}).setdefault(block.round, []).append(log)
     return [[float(np.exp(np.mean(logs))) for logs in rounds.values()] for rounds in legs.values()]
+
+
+def _waited(measurement: Measurement) -> bool:
+    """Whether it waited for a core: its wall time is that of its neighbours too, in both halves of a ratio."""
+    blocks = measurement.blocks
+    wall, cpu = ([ns for block in blocks for ns in getattr(block, clock)] for clock in ("wall_ns", "cpu_ns"))
+    return statistics.contention(wall, cpu).contended
 
 
 def _one_thread(*measurements: Measurement) -> bool:

@@ -286,8 +286,10 @@ def _measured(
 
 
 def _figures(found: PairedRatio) -> Row:
-    """The ratio that leads, which is that of CPU time where the clocks disagree, and its verdict."""
-    clock = "cpu_" if found.clocks_disagree else ""
-    told = {key: getattr(found, f"{clock}{key}") for key in ("ratio", "lo", "hi", "significant")}
-    verdict = ("slower", "faster")[told["ratio"] > 1] if told.pop("significant") else "no difference"
-    return {**told, "found": verdict, "clock": "CPU" if clock else "wall", "wall_ratio": found.ratio}
+    """Both clocks, and the verdict of the one that leads: CPU time where the clocks disagree."""
+    wall = [found.ratio, found.lo, found.hi]
+    cpu = [found.cpu_ratio, found.cpu_lo, found.cpu_hi]
+    ratio, lo, hi = cpu if found.clocks_disagree else wall
+    verdict = "no difference" if lo <= 1 <= hi else ("slower", "faster")[ratio > 1]
+    clock = "CPU" if found.clocks_disagree else "wall"
+    return {"ratio": ratio, "found": verdict, "clock": clock, "wall": wall, "cpu": cpu}

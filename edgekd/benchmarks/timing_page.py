@@ -82,7 +82,7 @@ def _repeatability(rows: Sequence[Row]) -> dict[str, Any] | None:
         "repeats": len(rows),
         "interleaved": {"cv": cv(interleaved), "lo": min(interleaved), "hi": max(interleaved)},
         "sequential": {"cv": cv(sequential), "lo": min(sequential), "hi": max(sequential)},
-        "wall_only": {"cv": cv([row["interleaved"]["wall_ratio"] for row in rows])},
+        "wall_only": {"cv": cv([row["interleaved"]["wall"][0] for row in rows])},
         "by_cpu_time": sum(row["interleaved"]["clock"] == "CPU" for row in rows),
         "holds": cv(interleaved) <= BARS["repeatability"],
         **_host(rows),

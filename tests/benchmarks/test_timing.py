@@ -73,7 +73,8 @@ def peer_row(number: int, mine: float, theirs: float) -> dict[str, Any]:
 
 
 def speed(ratio: float, found: str = "faster", **changes: Any) -> dict[str, Any]:
-    return {"ratio": ratio, "lo": ratio, "hi": ratio, "found": found, "clock": "wall", "wall_ratio": ratio, **changes}
+    three = [ratio, ratio, ratio]
+    return {"ratio": ratio, "found": found, "clock": "wall", "wall": three, "cpu": three, **changes}
 
 
 def rows(**parts: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:

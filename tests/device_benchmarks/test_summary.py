@@ -170,6 +170,13 @@ def test_where_the_clocks_disagree_cpu_time_leads_and_wall_time_is_called_biased
     assert ratio.text.endswith("wall time is biased")
 
 
+def test_cpu_time_leads_where_both_waited_for_a_core_although_the_ratios_agree() -> None:
+    """A wall ratio of two that waited alike is right by luck: its noise is the neighbours'."""
+    slow, fast = measured(steady(3.0), name="t", cpu_share=0.8), measured(steady(1.0), name="s", cpu_share=0.8)
+    assert compare(slow, fast).clocks_disagree
+    assert not compare(measured(steady(3.0), cpu_share=0.95), measured(steady(1.0), name="s")).clocks_disagree
+
+
 def test_cpu_time_of_several_threads_adds_up_and_contradicts_no_ratio() -> None:
     ratio = compare(measured(steady(3.0), cpu_share=2.0, threads=4), measured(steady(1.0), name="s", threads=4))
     assert not ratio.clocks_disagree
