@@ -121,7 +121,7 @@ def _with_host(measure: Callable[[], Row]) -> Row:
 def _agree(plan: Plan) -> None:
     """Raises: InputError: the folder holds results of other settings."""
     kept, now = plan.out / SETTINGS, plan.settings()
-    if not kept.is_file():
+    if not kept.is_file() or not any(rows(plan.out, part) for part in PARTS):
         plan.out.mkdir(parents=True, exist_ok=True)
         write_json(kept, now)
         return

@@ -67,6 +67,14 @@ def test_no_round_starts_once_the_time_is_over(nets: tuple[str, str], tmp_path: 
     assert said == [f"{part}: the time is over; the same command goes on" for part in ("peers", "aa")]
 
 
+def test_a_wrong_model_leaves_nothing_that_stands_in_the_way_of_the_right_one(
+    nets: tuple[str, str], tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match="no such model"):
+        timing.run(brief(tmp_path, (str(tmp_path / "typo.onnx"), nets[1])), ("peers",))
+    assert timing.run(brief(tmp_path, nets, seconds=0.0), ("peers",))["peers"] == []
+
+
 def peer_row(number: int, mine: float, theirs: float) -> dict[str, Any]:
     both = {"edgekd_ms": [mine, mine], "peer_ms": [theirs, theirs]}
     return {"model": "m.onnx", "tool": "t", "round": number, **both, **HOST}
