@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -215,6 +216,22 @@ def test_the_command_measures_on_a_device_and_compares(
     assert "measured on board, batch 1" in result.stdout
     assert "outputs equal this host's within" in result.stdout
     assert "99% CI" in result.stdout
+
+
+def test_on_all_measures_every_device_with_a_line_each_and_names_the_one_that_failed(
+    board: Device, onnx_artifact: Artifact, brief: Schedule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgekd.device_benchmarks.fleet.attached", list)
+    monkeypatch.setitem(schedule.MODES, "quick", brief)
+    file = written(tmp_path, 'off = { address = "ssh://board:1" }\n' + toml_of(board))
+    words = ["profile", str(onnx_artifact.path), "--on", "all", "--devices", str(file), "--json"]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 1, "one of the two failed"
+    document = json.loads(result.stdout)
+    assert (document["kind"], list(document["devices"])) == ("fleet", ["board"])
+    assert document["devices"]["board"]["measurements"][0]["p50_ms"] > 0
+    assert re.search(r"^board: \d+%, process 1 of 1: ", result.stderr, re.M)
+    assert "failed: off: nothing listens on its ssh port" in result.stderr
 
 
 def test_the_command_lists_devices_and_their_state(
