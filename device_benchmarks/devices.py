@@ -24,6 +24,7 @@ class Device(Frozen):
     python: an interpreter there, instead of the first `python3`. env: environment of what runs there. cpus: logical
     CPUs to pin to (the big cores). folder: where the temporary folder goes. ssh_options: more words for ssh.
     benchmark_model: Google's tool on *this* host, built for the device; it is pushed and runs the models there.
+    wheels: a folder on *this* host, of a runtime's wheels for the device, which has no pip; unpacked beside the runner.
     trtexec: on the device. emulated: its times are no latency, whatever the device itself says.
     """
 
@@ -35,6 +36,7 @@ class Device(Frozen):
     folder: str = ""
     ssh_options: tuple[str, ...] = ()
     benchmark_model: Path | None = None
+    wheels: Path | None = None
     trtexec: str = "/usr/src/tensorrt/bin/trtexec"
     emulated: bool = False
 
@@ -95,5 +97,6 @@ def _device(name: str, table: Any, file: Path) -> Device:
     except ValidationError as error:
         problem = error.errors()[0]
         raise InputError(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}", where=where) from error
-    tool = found.benchmark_model
-    return found if tool is None else found.model_copy(update={"benchmark_model": file.parent / tool.expanduser()})
+    paths = {key: getattr(found, key) for key in ("benchmark_model", "wheels")}
+    beside = {key: file.parent / path.expanduser() for key, path in paths.items() if path is not None}
+    return found.model_copy(update=beside)

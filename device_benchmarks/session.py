@@ -23,6 +23,7 @@ from edgekd.device_benchmarks.transports.adb import AdbLink
 from edgekd.device_benchmarks.transports.local import LocalLink
 from edgekd.device_benchmarks.transports.scripts import PYTHONS
 from edgekd.device_benchmarks.transports.ssh import SshLink
+from edgekd.device_benchmarks.wheels import push_wheels
 from edgekd.errors import InputError
 from edgekd.files import sha256_of
 
@@ -80,7 +81,7 @@ class DeviceSession:
         if self.by_benchmark_model:
             return android.state(self._remote, emulated=self.device.emulated)
         done = self._remote.run(
-            [self._remote.require_python(), self._runner(), "state"], timeout_s=STATE_TIMEOUT_S, env=self.device.env
+            [self._remote.require_python(), self._runner(), "state"], timeout_s=STATE_TIMEOUT_S, env=self._env()
         )
         try:
             facts = json.loads(done.stdout.strip().splitlines()[-1])
@@ -115,7 +116,7 @@ class DeviceSession:
             )
         if self.by_benchmark_model:
             return android.BenchmarkModelRunner(self._remote, pinned, threads, self._benchmark_files(artifact))
-        env = {**device_env(threads), **self.device.env}
+        env = {**device_env(threads), **self._env()}
         worker = Worker(
             contender,
             threads=threads,
@@ -153,6 +154,15 @@ class DeviceSession:
     def by_benchmark_model(self) -> bool:
         """Whether Google's tool runs the models, because it was named or because there is no Python."""
         return self.device.address.kind == "adb" and self.device.benchmark_model is not None
+
+    def _env(self) -> dict[str, str]:
+        """Of Python there: the user's, and the way to the wheels, which are pushed once."""
+        env, folder = self.device.env, self.device.wheels
+        if folder is None:
+            return env
+        if "wheels" not in self._pushed:
+            self._pushed["wheels"] = push_wheels(self._remote, folder)
+        return {**env, "PYTHONPATH": ":".join(filter(None, (self._pushed["wheels"], env.get("PYTHONPATH"))))}
 
     def _connect(self) -> None:
         pythons = (self.device.python,) if self.device.python else PYTHONS

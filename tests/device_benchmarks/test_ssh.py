@@ -11,10 +11,12 @@ import subprocess
 import sys
 import threading
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from edgekd.device_benchmarks import Contender, measure_all
@@ -301,6 +303,35 @@ def test_killing_this_host_leaves_nothing_there(board: Device, nothing_left: Lef
     held.stdout.close()
     time.sleep(0.2)
     assert nothing_left(Path(board.folder))
+
+
+def test_a_board_without_a_runtime_gets_one_from_wheels_and_keeps_nothing(
+    board: Device, onnx_contender: Contender, brief: Schedule, tmp_path: Path, nothing_left: Left
+) -> None:
+    """The wheels are this host's own numpy and ONNX Runtime, packed again; `-S` is a Python that has neither."""
+    bare = tmp_path / "bare-python"
+    bare.write_text(f'#!/bin/sh\nexec {sys.executable} -S "$@"\n')
+    bare.chmod(0o755)
+    without = board.model_copy(update={"python": str(bare)})
+    with pytest.raises(InputError, match="ONNX Runtime is not on the device"), DeviceSession(without) as session:
+        measure_all([onnx_contender], mode=brief, place=session)
+    folder = tmp_path / "wheels"
+    folder.mkdir()
+    site = Path(np.__file__).parents[1]
+    with zipfile.ZipFile(folder / "all.whl", "w") as wheel:
+        for name in ("numpy", "numpy.libs", "onnxruntime/__init__.py", "onnxruntime/capi"):
+            for path in [site / name, *sorted((site / name).rglob("*"))]:
+                if path.is_file() and path.suffix != ".pyc":
+                    wheel.write(path, path.relative_to(site))
+    with DeviceSession(without.model_copy(update={"wheels": folder})) as session:
+        found = measure_all([onnx_contender], mode=brief, place=session)
+    assert found.measurement("tiny").provenance.parity is not None
+    assert nothing_left(Path(board.folder))
+    with (
+        pytest.raises(InputError, match="no wheels there; fill it: pip download"),
+        DeviceSession(without.model_copy(update={"wheels": tmp_path})) as session,
+    ):
+        session.state()
 
 
 def test_the_shared_connection_is_private_and_gone_afterwards(board: Device) -> None:
