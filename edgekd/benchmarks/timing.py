@@ -212,8 +212,9 @@ def _student_and_teacher(plan: Plan, tell: Tell) -> tuple[Contender, Contender]:
     if first == last:
         raise InputError("the speedup needs two models: a student and a teacher", where=first)
     (teacher,) = contenders_of(last, label="teacher ")
-    (student,) = contenders_of(str(_files(plan, first, tell)[0]))
-    return student, teacher
+    file = _files(plan, first, tell)[0]
+    (student,) = contenders_of(str(file))
+    return student.model_copy(update={"name": _title(plan, file)}), teacher
 
 
 def _twice(plan: Plan, teacher: Contender, student: Contender, number: int, tell: Tell) -> Row:
