@@ -16,7 +16,7 @@ import torch
 
 from edgekd.benchmarks.catalogue import BASELINE
 from edgekd.benchmarks.memory import MIB
-from edgekd.benchmarks.methods import Comparison, materials
+from edgekd.benchmarks.protocol import Comparison, scaled
 from edgekd.distill import Stage
 from edgekd.distill.running import opened
 from edgekd.errors import EdgekdError
@@ -39,7 +39,9 @@ def measure_costs(comparison: Comparison, methods: Mapping[str, Recipe], out: Pa
             if (student, method) in done:
                 continue
             try:
-                stage = stages_of(methods[method], materials(comparison, student, 0, out))[-1]
+                settings = comparison.settings(student, method)
+                made = comparison.materials(student, 0, settings, out)
+                stage = stages_of(scaled(methods[method], settings.factor), made)[-1]
                 rows.append({"student": student, "method": method, **_cost(stage)})
             except EdgekdError:
                 continue

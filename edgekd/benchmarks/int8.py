@@ -13,7 +13,8 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from edgekd.benchmarks.catalogue import BASELINE
-from edgekd.benchmarks.methods import Comparison, weights_path
+from edgekd.benchmarks.methods import weights_path
+from edgekd.benchmarks.protocol import Comparison
 from edgekd.data.dataset import Dataset
 from edgekd.distill import (
     CrossEntropy,

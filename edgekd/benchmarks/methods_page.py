@@ -17,10 +17,11 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Extra:
-    """Rows that stand beside the accuracies: of `measure_costs` and of `quantise_best`."""
+    """Rows that stand beside the accuracies: of `measure_costs`, of `quantise_best` and of `tune`."""
 
     costs: Sequence[Row] = ()
     int8: Sequence[Row] = ()
+    tuning: Sequence[Row] = ()
 
 
 def summary(rows: Sequence[Row]) -> list[dict[str, Any]]:
@@ -54,6 +55,8 @@ def _entry(rows: Sequence[Row], student: str, method: str, baseline: Mapping[int
         "student": student,
         "method": method,
         "n": len(mine),
+        "learning_rate": next(iter(mine.values()))["learning_rate"],
+        "factor": next(iter(mine.values()))["factor"],
         "test_top1": statistics.fmean(accuracies),
         "sd": _sd(accuracies),
         "gain": statistics.fmean(gains) if gains else None,
@@ -74,27 +77,53 @@ def _percent(value: float | None, sd: float | None, *, sign: bool = False) -> st
     return text if sd is None else f"{text} ± {100 * sd:.2f}"
 
 
+def _rates(entries: Sequence[Mapping[str, Any]], student: str) -> str:
+    found = {e["learning_rate"] for e in entries if e["student"] == student and "learning_rate" in e}
+    return ", ".join(f"{rate:g}" for rate in sorted(found))
+
+
+def tuning_table(rows: Sequence[Row]) -> str:
+    """What `tune` tried, held-out accuracies in percent; the best of each row is what was judged."""
+    lines = ["| student | method | what was tried: held-out accuracy, % |", "|---|---|---|"]
+    for student, method in dict.fromkeys((row["student"], row["method"]) for row in rows):
+        mine = [row for row in rows if (row["student"], row["method"]) == (student, method)]
+        what = "rate {learning_rate:g}" if method == BASELINE else "x {factor:g}"
+        best = max(row.get("val_top1", 0.0) for row in mine)
+        cells = [f"{what.format(**row)}: {_tried(row, best)}" for row in mine]
+        lines.append(f"| {student} | {method} | {'; '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _tried(row: Row, best: float) -> str:
+    if "val_top1" not in row:
+        return "refused"
+    text = f"{100 * row['val_top1']:.2f}"
+    return f"**{text}**" if row["val_top1"] == best else text
+
+
 def table(entries: Sequence[Mapping[str, Any]], costs: Sequence[Row] = ()) -> str:
     """A Markdown table for each student. costs: rows of `measure_costs`, for the last two columns."""
     known = {(row["student"], row["method"]): row for row in costs}
     parts = []
     for student in dict.fromkeys(entry["student"] for entry in entries):
         lines = [
-            f"**{student}**",
+            f"**{student}**, peak learning rate {_rates(entries, student)}",
             "",
-            "| method | test accuracy, % | over no KD, points | seeds | NLL | student steps | ms a step | MiB a step |",
-            "|---|---|---|---|---|---|---|---|",
+            "| method | weight x | test accuracy, % | over no KD, points | seeds | NLL | student steps | ms a step "
+            "| MiB a step |",
+            "|---|---|---|---|---|---|---|---|---|",
         ]
         for e in (entry for entry in entries if entry["student"] == student):
             if "refused" in e:
-                lines.append(f"| {e['method']} | not run: {e['refused'].replace('|', '/')} | | | | | | |")
+                lines.append(f"| {e['method']} | not run: {e['refused'].replace('|', '/')} | | | | | | | |")
                 continue
             gain = "" if e["method"] == BASELINE else _percent(e["gain"], e["gain_sd"], sign=True)
             accuracy = _percent(e["test_top1"], e["sd"])
             cost = known.get((student, e["method"]))
             two = "|" if cost is None else f"{cost['step_ms']:.0f} | {cost['memory_mib']:.0f}"
             figures = f"{e['n']} | {e['nll']:.2f} | {e['steps']:.0f} | {two}"
-            lines.append(f"| {e['method']} | {accuracy} | {gain} | {figures} |")
+            factor = "" if e["method"] == BASELINE else f"{e['factor']:g}"
+            lines.append(f"| {e['method']} | {factor} | {accuracy} | {gain} | {figures} |")
         parts.append("\n".join(lines))
     return "\n\n".join(parts)
 
@@ -105,8 +134,10 @@ def write_page(path: Path, about: Mapping[str, Any], rows: Sequence[Row], extra:
         f"Data: {about['data']}, {about['train_images']} training, {about['val_images']} held-out and "
         f"{about['test_images']} test images. Teacher: {about['teacher']}, "
         f"{100 * about['teacher_test_top1']:.2f}% on the same test images. Schedule: {about['epochs']:g} epochs, batch "
-        f"{about['batch_size']}, one-cycle SGD to {about['learning_rate']:g}, {about['views']} views of each image, "
-        f"gradients clipped to {about['clip_norm']:g}."
+        f"{about['batch_size']}, one cycle, {about['views']} views of each image, gradients clipped to "
+        f"{about['clip_norm']:g}; SGD, AdamW for nets with layer norms."
     )
     quantised = f"\n\nTest accuracy in int8, %:\n\n{int8_table(extra.int8)}" if extra.int8 else ""
-    return replace_results(path, f"{head}\n\n{table(summary(rows), extra.costs)}{quantised}")
+    tried = f"\n\nSettled on the held-out images (one seed, which is not judged):\n\n{tuning_table(extra.tuning)}"
+    parts = [head, "\n\n", table(summary(rows), extra.costs), quantised, tried if extra.tuning else ""]
+    return replace_results(path, "".join(parts))

@@ -5,7 +5,9 @@ For comparing methods: each sees the very same teacher, and a hundred trainings 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +17,7 @@ from edgekd.distill.batches import Batch, BatchStream, Share
 from edgekd.distill.sources import Live, Signals
 from edgekd.distill.training import Training
 from edgekd.errors import InputError
+from edgekd.files import write_whole
 
 _LOGITS = ""
 
@@ -22,10 +25,20 @@ _LOGITS = ""
 class Remembered(Live):
     """A frozen teacher whose logits and taps are kept as float16, one row for each (image, view).
 
-    It may serve many stages, as long as `Training.views`, `view_seed` and `shift_px` stay the same.
+    It may serve many stages, as long as `Training.views`, `view_seed` and `shift_px` stay the same. folder: where the
+    rows lie for the next process too, in files named after teacher (fingerprint), data and views; None: nowhere.
     """
 
-    def __init__(self, model: nn.Module, dataset: Dataset, training: Training, *, bfloat16: bool = False) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        dataset: Dataset,
+        training: Training,
+        *,
+        folder: Path | None = None,
+        fingerprint: str = "",
+        bfloat16: bool = False,
+    ) -> None:
         """Raises: InputError: the views are not fixed, or images are mixed."""
         if training.views is None or training.mixes:
             raise InputError("answers can be remembered for fixed views only", fix="set views, drop mixup and cutmix")
@@ -33,6 +46,8 @@ class Remembered(Live):
         self.views, self._dataset, self._training = training.views, dataset, training
         self._wanted: tuple[str, ...] = (_LOGITS,)
         self._rows: dict[str, Tensor] = {}
+        own = (fingerprint, dataset.fingerprint, len(dataset.train), self.views, training.view_seed, training.shift_px)
+        self._file = None if folder is None else folder / f"remembered-{hashlib.sha256(repr(own).encode()).hexdigest()}"
 
     def bind(self, images: Tensor, taps: Sequence[str]) -> Signals:
         """The taps of this stage; what is missing in memory is computed at the first batch."""
@@ -45,10 +60,21 @@ class Remembered(Live):
             return super().signals(batch)
         missing = [tap for tap in self._wanted if tap not in self._rows]
         if missing:
-            self._run_all(missing, batch.images.device)
+            self._read_or_run(missing, batch.images.device)
         rows = batch.index * self.views + batch.view
         said = {tap: self._rows[tap][rows].float() for tap in self._wanted}
         return Signals(said.pop(_LOGITS), said)
+
+    def _read_or_run(self, taps: Sequence[str], device: torch.device) -> None:
+        files = {} if self._file is None else {tap: self._file / f"{tap.encode().hex() or 'logits'}.pt" for tap in taps}
+        for tap, file in files.items():
+            if file.is_file():
+                self._rows[tap] = torch.load(file, map_location=device)
+        if missing := [tap for tap in taps if tap not in self._rows]:
+            self._run_all(missing, device)
+        for tap in missing:
+            if tap in files:
+                write_whole(files[tap], lambda path, tap=tap: torch.save(self._rows[tap], path))  # type: ignore[misc]
 
     def _run_all(self, taps: Sequence[str], device: torch.device) -> None:
         """Every image in every view, through the same augmentation as the training's."""

@@ -8,22 +8,26 @@ from pathlib import Path
 import pytest
 import torch
 
+from edgekd.benchmarks import tuning
 from edgekd.benchmarks.catalogue import BASELINE, LEFT_OUT, catalogue, choose
 from edgekd.benchmarks.costs import measure_costs
 from edgekd.benchmarks.hand_written import HandWritten
 from edgekd.benchmarks.interleaved import interleaved
 from edgekd.benchmarks.loop import Nothing, kd_loop, random_data
 from edgekd.benchmarks.loop_page import write_page as write_loop_page
-from edgekd.benchmarks.methods import Comparison, Protocol, compare, read_results, subset, widened
+from edgekd.benchmarks.methods import compare, read_results, read_rows
 from edgekd.benchmarks.methods_page import Extra, summary, table, write_page
 from edgekd.benchmarks.page import BEGIN, END, replace_results
+from edgekd.benchmarks.protocol import Comparison, Protocol, scaled, subset, widened
 from edgekd.benchmarks.remembering import Remembered
+from edgekd.benchmarks.tuning import tune
 from edgekd.data.dataset import Dataset
 from edgekd.distill import Training
 from edgekd.distill.batches import BatchStream, Share
 from edgekd.distill.interrupts import Interrupted
 from edgekd.distill.losses import LOSSES
 from edgekd.errors import InputError
+from edgekd.recipes import load_recipe, parse_recipe
 from edgekd.teachers import Teacher
 from edgekd.teachers.architectures import build
 
@@ -121,11 +125,61 @@ def test_a_comparison_resumes_behind_its_last_result_and_refuses_another_protoco
 def test_gains_are_over_the_baseline_of_the_same_seed() -> None:
     rows = [
         {"student": "s", "method": m, "seed": seed, "test_top1": top1, "test_nll": 1.0, "steps": 10, "students": 1}
+        | {"learning_rate": 0.1, "factor": 0.25}
         for m, seed, top1 in ((BASELINE, 0, 0.5), (BASELINE, 1, 0.7), ("kd", 0, 0.6), ("kd", 1, 0.8))
     ]
     kd = summary(rows)[1]
     assert (kd["gain"], kd["gain_sd"], kd["n"]) == (pytest.approx(0.1), pytest.approx(0.0), 2)
-    assert "| kd | 70.00 ± 14.14 | +10.00 ± 0.00 | 2 | 1.00 | 10 | | |" in table(summary(rows))
+    assert "| kd | 0.25 | 70.00 ± 14.14 | +10.00 ± 0.00 | 2 | 1.00 | 10 | | |" in table(summary(rows))
+
+
+def test_settings_are_settled_on_held_out_images_and_hold_for_the_seeds_that_are_judged(
+    tiny_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tuning, "FACTORS", (1.0, 4.0))
+    monkeypatch.setattr(tuning, "RATES", {"sgd": (0.1, 0.01)})
+    comparison, methods = tiny_comparison(tiny_dataset), choose("soft-targets,fsp")
+    tried: list[dict[str, object]] = []
+    tuned = tune(comparison, methods, out=tmp_path, on_row=tried.append)
+    rates = [row for row in tried if row["method"] == BASELINE]
+    assert [row["learning_rate"] for row in rates] == [0.1, 0.01]
+    assert [row["factor"] for row in tried if row["method"] == "soft-targets"] == [1.0, 4.0]
+    assert {row["seed"] for row in tried} == {tuning.SEED}
+    assert not any("test_top1" in row for row in tried), "test images are not looked at"
+    best = max(rates, key=lambda row: float(str(row["val_top1"])))["learning_rate"]
+    assert {settings.learning_rate for settings in tuned.tuned.values()} == {best}
+    assert tuned.settings("edgekd:resnet8-2", "fsp").factor == 1.0, "it refuses these nets"
+    again: list[dict[str, object]] = []
+    assert tune(comparison, methods, out=tmp_path, resume=True, on_row=again.append).tuned == tuned.tuned
+    assert again == []
+    rows = compare(tuned, methods, seeds=(0,), out=tmp_path, resume=True)
+    factor = tuned.settings("edgekd:resnet8-2", "soft-targets").factor
+    assert next(row for row in rows if row["method"] == "soft-targets")["factor"] == factor
+    page = tmp_path / "page.md"
+    page.write_text(f"{BEGIN}\n{END}\n")
+    text = write_page(page, *read_results(tmp_path), Extra(tuning=read_rows(tmp_path / tuning.FILE))).read_text()
+    assert "| edgekd:resnet8-2 | fsp | x 1: refused; x 4: refused |" in text
+    assert "| edgekd:resnet8-2 | no-kd | rate 0.1: " in text
+
+
+def test_transformers_are_trained_with_adamw(tiny_dataset: Dataset) -> None:
+    nets = ("edgekd:vit4-32-4", "edgekd:resnet8-2")
+    protocol = Protocol(epochs=1, batch_size=32, device="cpu")
+    comparison = Comparison(tiny_dataset, teacher_of(tiny_dataset), nets, protocol)
+    assert [comparison.settings(net, "dkd").learning_rate for net in nets] == [1e-3, 0.1]
+    made = comparison.materials(nets[0], 0, comparison.settings(nets[0], "dkd"), Path("x"))
+    assert (made.training.optimiser, made.training.weight_decay) == ("adamw", 0.05)
+
+
+def test_a_factor_scales_all_but_the_labels() -> None:
+    assert [t.weight for t in scaled(load_recipe("dkd"), 0.25).stages[0].terms] == [1.0, 0.25]
+    ramped = parse_recipe(
+        'title = "t"\nsource = "s"\n[[stages]]\n'
+        'terms = [{ method = "dkd", source = "teacher", weight = { first = 1.0, last = 2.0 } }]\n',
+        where="t",
+    )
+    weight = scaled(ramped, 4.0).stages[0].terms[0].weight
+    assert (weight.first, weight.last) == (4.0, 8.0)  # type: ignore[union-attr]
 
 
 def test_a_page_keeps_what_people_wrote(tmp_path: Path) -> None:
