@@ -8,6 +8,7 @@ from edgekd.distill.averaging import MeanTeacher, WeightAverage
 from edgekd.distill.cache import CachedTeacher
 from edgekd.distill.chain import ChainPlan, plan_chain
 from edgekd.distill.checkpoint import best_path, last_path, student_weights
+from edgekd.distill.collaboration import Collaboration
 from edgekd.distill.evaluate import Evaluation, evaluate, evaluation_of
 from edgekd.distill.interrupts import Interrupted
 from edgekd.distill.losses import CrossEntropy, Hint, SoftTarget, soft_target_kl
@@ -27,6 +28,7 @@ __all__ = [
     "Box",
     "CachedTeacher",
     "ChainPlan",
+    "Collaboration",
     "CrossEntropy",
     "Discriminator",
     "EpochRecord",

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from edgekd.distill.batches import Batch, seed_of
+from edgekd.distill.collaboration import Collaboration
 from edgekd.distill.sources import Live, Signals, Source, autocast_as
 from edgekd.distill.stage import Stage
 from edgekd.distill.terms import Context
-from edgekd.errors import InputError
+from edgekd.errors import InputError, did_you_mean
 
 
 class Ensemble(nn.Module):
@@ -23,6 +24,7 @@ class Ensemble(nn.Module):
         self.students = nn.ModuleDict({name: live.model for name, live in students.items()})
         self.losses = nn.ModuleList([term.loss for term in stage.terms])
         self.listened_to = bool(stage.everyone)
+        self.together = {name: source for name, source in stage.sources.items() if isinstance(source, Collaboration)}
         self.spoken: dict[str, Signals] = {}
 
     def forward(self, batch: Batch, taught: Mapping[str, Signals]) -> tuple[Tensor, list[Tensor]]:
@@ -33,6 +35,9 @@ class Ensemble(nn.Module):
         spoken = {name: live.signals(batch).map(Tensor.float) for name, live in self.lives.items()}
         if self.listened_to:  # else features would stay in memory through the backward pass
             self.spoken = {name: signals.map(Tensor.detach) for name, signals in spoken.items()}
+        if self.together:
+            peers = {name: source.together(spoken, batch.labels) for name, source in self.together.items()}
+            taught = {**taught, **peers}
         total: Tensor | None = None
         values = []
         with autocast_as(None, batch.images.device.type):
@@ -68,6 +73,9 @@ def bind(stage: Stage, students: Mapping[str, Live], sources: Mapping[str, Sourc
 
     Raises: InputError: a model cannot run on it, a tap is missing, or the classes do not fit.
     """
+    for name, source in stage.sources.items():
+        if isinstance(source, Collaboration) and (strangers := sorted(source.members.keys() - students.keys())):
+            raise stage.error(f"source '{name}': no student '{strangers[0]}'", did_you_mean(strangers[0], students))
     said = {name: source.bind(batch.images, stage.taps_of(name)) for name, source in {**students, **sources}.items()}
     classes = len(stage.dataset.classes)
     for name in students:

@@ -72,6 +72,7 @@ class Run:
         for live in self._lives():
             live.half = torch.float16 if fp16 else torch.bfloat16
         self.ensemble = bind(stage, self.students, self.sources, stream.at(0))
+        self.asked = {name: source for name, source in self.sources.items() if name not in self.ensemble.together}
         if all(live.layout == torch.channels_last for live in self._lives()):
             stream.layout = torch.channels_last  # once for all models, in place of once for each
         self.players = stage.everyone
@@ -244,7 +245,7 @@ class Run:
         """Gradients of one part of a batch, and its loss values by term. Processes exchange gradients in the last."""
         for player in self.players.values():
             batch = player.before(batch)
-        taught = {name: source.signals(batch).map(_as_target) for name, source in self.sources.items()}
+        taught = {name: source.signals(batch).map(_as_target) for name, source in self.asked.items()}
         with nullcontext() if last else self.accelerator.no_sync(self.wrapped):
             total, values = self.wrapped(batch, taught)
             # Not accelerator.backward, which divides the loss by 1 first, and its gradient again: 12 us.

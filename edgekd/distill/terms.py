@@ -6,6 +6,7 @@ the student, dropped at export), its memory banks are buffers; both are in the c
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
@@ -38,7 +39,7 @@ class Context:
     teacher: nn.Module | None
 
 
-class Loss(nn.Module):
+class Loss(nn.Module, ABC):
     """A scalar from two models' signals. Runs in float32, outside autocast; the teacher's signals carry no gradient.
 
     For a term without a source, `teacher` is the student itself. published_weight: what its authors or the reference
@@ -66,9 +67,9 @@ class Loss(nn.Module):
         Raises: InputError: the two cannot be compared.
         """
 
+    @abstractmethod
     def forward(self, student: Signals, teacher: Signals, batch: Batch) -> Tensor:
         """The loss: a float32 scalar, the mean over the batch."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,6 +17,7 @@ from edgekd.distill.attack import Attacker, Box
 from edgekd.distill.averaging import MeanTeacher
 from edgekd.distill.cache import CachedTeacher, fingerprint_of
 from edgekd.distill.chain import parameters_of, plan_chain, width_for
+from edgekd.distill.collaboration import Collaboration
 from edgekd.distill.feature_stages import real_tap
 from edgekd.distill.losses import make_loss
 from edgekd.distill.own_predictions import PlainView, TemporalEnsemble
@@ -156,6 +157,8 @@ class _Build:
             return TemporalEnsemble(self.materials.dataset, student=table.student, momentum=table.momentum)
         if table.kind == "plain_view":
             return PlainView(self.students[table.student], self.materials.dataset)
+        if table.kind == "collaboration":
+            return Collaboration({member: self.students[member] for member in table.members}, rule=table.rule)
         if table.kind == "pool":
             members = {member: self._source(member) for member in table.members}
             lives = {
@@ -225,14 +228,18 @@ class _Build:
         return self._resolved(term.options, {"student_tap": term.student, "teacher_tap": term.source or term.student})
 
     def _resolved(self, given: Mapping[str, Any], who: Mapping[str, str]) -> dict[str, Any]:
-        options = {
-            key: self._resolved(value, who) if isinstance(value, Mapping) else value for key, value in given.items()
-        }
+        options = {key: self._inside(value, who) for key, value in given.items()}
         for option in who.keys() & options.keys():
             taps = options[option]
             found = [self._path(who[option], tap) for tap in ([taps] if isinstance(taps, str) else taps)]
             options[option] = found[0] if isinstance(taps, str) else found
         return options
+
+    def _inside(self, value: Any, who: Mapping[str, str]) -> Any:
+        """The taps of the losses that a loss takes."""
+        if isinstance(value, Mapping):
+            return self._resolved(value, who)
+        return [self._inside(entry, who) for entry in value] if isinstance(value, list) else value
 
     def _path(self, name: str, tap: str) -> str:
         """A tap of a student, a source, or a pool's member (`member/tap`)."""

@@ -1,4 +1,4 @@
-"""Recipes from files: the shipped ones by name, or any TOML file by path."""
+"""Recipes from files: the shipped ones by name, or any TOML or YAML file by path."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from edgekd.errors import InputError, did_you_mean
 from edgekd.recipes.schema import Recipe, StageTable, TermTable
 
 ADVERSARIAL = "adversarial"
+YAML = (".yaml", ".yml")
 
 
 def recipe_names() -> list[str]:
@@ -23,7 +24,7 @@ def recipe_names() -> list[str]:
 
 
 def load_recipe(name_or_file: str) -> Recipe:
-    """A shipped recipe by name, or a TOML file by path, checked.
+    """A shipped recipe by name, or a TOML or YAML file by path, checked.
 
     Raises: InputError: no such recipe (nearest names given), or it is not valid (file, key and cause named).
 
@@ -31,28 +32,64 @@ def load_recipe(name_or_file: str) -> Recipe:
     'soft_target_kl'
     """
     path = Path(name_or_file)
-    if path.suffix == ".toml" or path.is_file():
+    if path.suffix in (".toml", *YAML) or path.is_file():
         if not path.is_file():
             raise InputError("no such recipe file", where=path)
-        return parse_recipe(path.read_text(encoding="utf-8"), where=str(path))
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise InputError("a recipe is text in UTF-8", where=path) from error
+        return parse_recipe(text, where=str(path), yaml=path.suffix in YAML)
     if name_or_file not in recipe_names():
         raise InputError(f"no recipe '{name_or_file}'", fix=did_you_mean(name_or_file, recipe_names()))
     text = (resources.files("edgekd.recipes") / "shipped" / f"{name_or_file}.toml").read_text(encoding="utf-8")
     return parse_recipe(text, where=f"recipe '{name_or_file}'")
 
 
-def parse_recipe(text: str, *, where: str) -> Recipe:
-    """TOML text to a checked recipe. Raises: InputError: names the file, the key, what was got and what to do."""
-    try:
-        document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"not valid TOML ({error})", where=where) from error
+def parse_recipe(text: str, *, where: str, yaml: bool = False) -> Recipe:
+    """TOML (or YAML) text to a checked recipe.
+
+    Raises: InputError: names the file, the key, what was got and what to do.
+    """
+    document = _from_yaml(text, where) if yaml else _from_toml(text, where)
     try:
         recipe = Recipe.model_validate(document)
     except ValidationError as error:
         raise InputError(_first_mistake(error), where=where) from error
     check_recipe(recipe, where=where)
     return recipe
+
+
+def _from_toml(text: str, where: str) -> Any:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"not valid TOML ({error})", where=where) from error
+
+
+def _from_yaml(text: str, where: str) -> Any:
+    """Plain data alone: tags that would make objects are refused, and so is a key that is given twice."""
+    import yaml
+
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        _no_key_twice(node, where)
+        document = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"not valid YAML ({' '.join(str(error).split())})", where=where) from error
+    if not isinstance(document, dict):
+        raise InputError("a recipe is a mapping of keys", where=where, fix="begin with title: and source:")
+    return document
+
+
+def _no_key_twice(node: Any, where: str) -> None:
+    """YAML lets the last one win, unseen."""
+    pairs = node.value if node is not None and node.id == "mapping" else ()
+    keys = [key.value for key, _ in pairs]
+    if twice := [str(key) for key in keys if keys.count(key) > 1]:
+        raise InputError(f"key '{twice[0]}' is given twice", where=where)
+    for child in [value for _, value in pairs] or (node.value if node is not None and node.id == "sequence" else []):
+        _no_key_twice(child, where)
 
 
 def _first_mistake(error: ValidationError) -> str:
@@ -103,6 +140,9 @@ def _check_source(recipe: Recipe, stage: StageTable, name: str, *, before: list[
     elif source.kind == "pool":
         for member in source.members:
             _known("source", member, others, where)
+    elif source.kind == "collaboration":
+        for member in source.members:
+            _known("student", member, stage.students, where)
     elif source.kind == "cached":
         _known("source", source.of, {"teacher", *others}, where)
         if stage.training.views is None:

@@ -126,6 +126,14 @@ class PoolSource(Table):
     temperature: float = Field(default=4.0, gt=0)
 
 
+class CollaborationSource(Table):
+    """Students of the stage as one teacher of them all, from what they say in the same step (KDCL)."""
+
+    kind: Literal["collaboration"]
+    members: tuple[str, ...] = Field(min_length=2)
+    rule: Literal["min_logit", "least_loss", "mean"] = "min_logit"
+
+
 class CachedSource(Table):
     """Another source's logits, kept on disk by image and augmentation; needs `views` in the stage's training.
 
@@ -144,6 +152,7 @@ SourceTable = Annotated[
     | TemporalEnsembleSource
     | PlainViewSource
     | PoolSource
+    | CollaborationSource
     | CachedSource,
     Field(discriminator="kind"),
 ]

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from edgekd.data.dataset import Dataset, TensorSplit
 from edgekd.data.preprocessing import Preprocessing
 from edgekd.distill import (
+    Collaboration,
     CrossEntropy,
     Discriminator,
     Hint,
@@ -56,7 +57,13 @@ def split(n: int, seed: int) -> TensorSplit:
     return TensorSplit((noise + 50 * labels.view(-1, 1, 1, 1)).to(torch.uint8), labels)
 
 
-def with_players(stage: Stage, second: nn.Module) -> Stage:
+BALANCED = {
+    "student_tap": "features.0",
+    "terms": [{"method": "dist"}, {"method": "hint", "student_tap": "features.-1", "teacher_tap": "features"}],
+}
+
+
+def with_players(stage: Stage, second: nn.Module, peer: nn.Module) -> Stage:
     """The stage with everything that has a state of its own, mixed images and accumulated gradients."""
     judge = Discriminator(hidden=8)
     sources = {
@@ -64,13 +71,19 @@ def with_players(stage: Stage, second: nn.Module) -> Stage:
         "pool": Pool({"first": stage.sources["teacher"], "second": second}, weighting="labels"),
         "average": MeanTeacher(stage.students["student"], decay=0.95),
         "past": TemporalEnsemble(stage.dataset),
+        "together": Collaboration({"student": stage.students["student"], "peer": peer}),
     }
     terms = [Term(SoftTarget(), source=name, name=name) for name in ("pool", "average", "past")]
+    terms += [
+        Term(SoftTarget(), source="together", student=name, name=f"{name} <- all") for name in ("student", "peer")
+    ]
+    terms.append(Term(CrossEntropy(), student="peer", name="peer"))
+    terms.append(Term(make_loss("gradient_balanced", **BALANCED), 0.1, source="teacher"))
     terms.append(Term(Pass(judge, student_tap="features", teacher_tap="features"), 0.1, source="teacher"))
     training = dataclasses.replace(stage.training, ema_decay=0.9, mixup=0.2, cutmix=1.0, accumulate=2)
-    return dataclasses.replace(
-        stage, sources=sources, terms=[*stage.terms, *terms], players={"judge": judge}, training=training
-    )
+    changes = {"sources": sources, "players": {"judge": judge}, "training": training}
+    students = {**stage.students, "peer": peer}
+    return dataclasses.replace(stage, students=students, terms=[*stage.terms, *terms], **changes)
 
 
 def main() -> None:
@@ -107,7 +120,7 @@ def main() -> None:
     )
     stage = Stage("distil", dataset, {"student": student}, terms, {"teacher": teacher}, training)
     if arguments.players:
-        stage = with_players(stage, Net(8, plain=arguments.plain))
+        stage = with_players(stage, Net(8, plain=arguments.plain), Net(6, plain=arguments.plain))
 
     def tell(progress: Progress) -> None:
         print(progress.step, flush=True)

@@ -161,6 +161,7 @@ WRONG = [
     (recipe(PLAIN, 'sources.x = { kind = "pol" }'), "does not match any of the expected tags"),
     (recipe(PLAIN, 'sources.x = { kind = "cached" }'), "a cache needs a known number.*training.views = 8"),
     (recipe(PLAIN, 'sources.x = { kind = "pool", members = ["teacher", "b"] }'), "unknown source 'b'"),
+    (recipe(PLAIN, 'sources.x = { kind = "collaboration", members = ["student", "peer"] }'), "unknown student 'peer'"),
     (recipe(PLAIN, 'sources.x = { kind = "teacher", teacher = "two" }'), "unknown teacher 'two'"),
     (recipe('method = "adversarial"\ndiscriminator = "j"'), "unknown discriminator 'j'"),
     (recipe(PLAIN, head="chain = { generations = 2, assistants = 1 }"), "give either assistants or generations"),
@@ -190,3 +191,40 @@ def test_the_cached_recipe_keeps_what_the_teacher_said(tiny_dataset: Dataset, tm
     assert isinstance(source, CachedTeacher)
     assert source.asked == 600
     assert (source.folder / "values.f16").stat().st_size == 600 * 8 * 10 * 2
+
+
+AS_YAML = """
+title: Soft targets
+source: mine
+stages:
+  - name: distil
+    terms:
+      - {method: cross_entropy, weight: 0.1}
+      - {method: soft_target_kl, weight: 0.9, source: teacher, options: {temperature: 4.0}}
+"""
+
+
+def test_yaml_says_the_same_as_toml(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(AS_YAML)
+    assert load_recipe(str(file)).stages == load_recipe("soft-targets").stages
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("title: [", "mine.yml: not valid YAML .*expected the node content"),
+        ("!!python/object/apply:os.system [echo]", "not valid YAML .*could not determine a constructor"),
+        ("- title", "a recipe is a mapping of keys; begin with title: and source:"),
+        ("", "a recipe is a mapping of keys"),
+        (AS_YAML + "title: again\n", "key 'title' is given twice"),
+        (AS_YAML.replace("weight: 0.9", "weight: 0.9, weight: 0.8"), "key 'weight' is given twice"),
+        (AS_YAML.replace("0.9", "-0.9"), r"stages.0.terms.1.weight.*got -0\.9"),
+        (AS_YAML.replace("soft_target_kl", "soft_targetkl"), "unknown method 'soft_targetkl'; did you mean"),
+    ],
+)
+def test_a_mistake_in_yaml_is_named(text: str, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "mine.yml"
+    file.write_text(text)
+    with pytest.raises(InputError, match=message):
+        load_recipe(str(file))

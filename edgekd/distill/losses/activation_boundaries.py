@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from edgekd.distill.losses.checks import positive, several_values
 from edgekd.distill.losses.connectors import convolution_and_norm
-from edgekd.distill.losses.pairs import PairLoss, Taps
+from edgekd.distill.losses.pairs import ComparedPairs, Taps
 from edgekd.distill.sources import Signals
 
 
-class ActivationBoundaries(PairLoss):
+class ActivationBoundaries(ComparedPairs):
     """Sum over pairs of scale / 2^(pairs - 1 - i) times ((s + m)^2 where t <= 0 and s > -m, plus (s - m)^2 where t > 0
     and s <= m).
 

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from edgekd.distill.losses.divergence import kl
-from edgekd.distill.losses.pairs import PairLoss
+from edgekd.distill.losses.pairs import ComparedPairs
 from edgekd.distill.sources import Signals
 from edgekd.errors import InputError
 
 
-class AttentionMaps(PairLoss):
+class AttentionMaps(ComparedPairs):
     """Sum over pairs of KL(A_t || A_s), the mean over batch, heads and query tokens.
 
     The taps give attention after its softmax, (batch, heads, tokens, tokens), in both models of the same tokens; heads

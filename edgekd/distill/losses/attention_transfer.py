@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from edgekd.distill.losses.checks import positive
-from edgekd.distill.losses.pairs import PairLoss, Taps
+from edgekd.distill.losses.pairs import ComparedPairs, Taps
 
 
-class AttentionTransfer(PairLoss):
+class AttentionTransfer(ComparedPairs):
     """Sum over pairs of mean((N(q_s) - N(q_t))^2), q = mean over channels of |F|^power by position, N to length 1.
 
     No projector: widths may differ, grids are averaged to the coarser. The mean over positions is the authors' code;

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from edgekd.distill.losses.checks import not_negative, positive
-from edgekd.distill.losses.pairs import PairLoss, Taps
+from edgekd.distill.losses.pairs import ComparedPairs, Taps
 from edgekd.distill.sources import Signals
 
 
-class CorrelationCongruence(PairLoss):
+class CorrelationCongruence(ComparedPairs):
     """Sum over pairs of mean((K_s - K_t)^2), K the sum over p <= order of exp(-2 gamma) (2 gamma)^p (f_i . f_j)^p / p!.
 
     f is pooled to a vector of length 1.

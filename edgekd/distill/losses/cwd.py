@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from edgekd.distill.losses.checks import positive
 from edgekd.distill.losses.divergence import kl
-from edgekd.distill.losses.pairs import PairLoss, Taps
+from edgekd.distill.losses.pairs import ComparedPairs, Taps
 from edgekd.distill.sources import Signals
 
 
-class CWD(PairLoss):
+class CWD(ComparedPairs):
     """Sum over pairs of T^2 KL(softmax over positions of F_t / T || of F_s / T), mean over channels and batch.
 
     A 1x1 convolution brings the student's channels to the teacher's where they differ.

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from edgekd.distill.losses.features import align
-from edgekd.distill.losses.pairs import PairLoss, Taps
+from edgekd.distill.losses.pairs import ComparedPairs, Taps
 from edgekd.distill.sources import Signals
 
 __all__ = ["Hint", "align"]
 
 
-class Hint(PairLoss):
+class Hint(ComparedPairs):
     """Sum over pairs of the mean squared error between the projected student feature and the teacher's, after `align`.
 
     Works for feature maps, vectors and tokens. Averaging down commutes with the projector, so it comes first: a linear

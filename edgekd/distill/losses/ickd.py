@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from edgekd.distill.losses.checks import several_values
-from edgekd.distill.losses.pairs import PairLoss, Taps
+from edgekd.distill.losses.pairs import ComparedPairs, Taps
 from edgekd.distill.sources import Signals
 
 
-class ICKD(PairLoss):
+class ICKD(ComparedPairs):
     """Sum over pairs of ||N(F_s F_s') - N(F_t F_t')||^2 / channels, mean over the batch; F (channels, positions), N to
     rows of length 1.
 

@@ -11,8 +11,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from edgekd.distill.batches import Batch
+from edgekd.distill.losses.wrapping import Wrapping
 from edgekd.distill.sources import Signals
-from edgekd.distill.terms import Context, Loss, Needs
 
 
 def standardised(logits: Tensor) -> Tensor:
@@ -27,7 +27,7 @@ def standardised(logits: Tensor) -> Tensor:
     return centred / (deviation + 1e-7)
 
 
-class LogitStandardisation(Loss):
+class LogitStandardisation(Wrapping):
     """`inner` on standardised logits of both models.
 
     Composes with any loss that reads logits: soft_target_kl, dkd, ctkd, mlkd. The authors' code uses it with
@@ -36,22 +36,6 @@ class LogitStandardisation(Loss):
 
     name: ClassVar[str] = "logit_standardisation"
     published_weight: ClassVar[float] = 9.0
-
-    def __init__(self, inner: Loss) -> None:
-        super().__init__()
-        self.inner = inner
-
-    def needs(self) -> Needs:
-        """What `inner` needs."""
-        return self.inner.needs()
-
-    def prepare(self, context: Context) -> None:
-        """Handed on."""
-        self.inner.prepare(context)
-
-    def build(self, student: Signals, teacher: Signals) -> None:
-        """Handed on."""
-        self.inner.build(student, teacher)
 
     def forward(self, student: Signals, teacher: Signals, batch: Batch) -> Tensor:
         """Shapes: logits (batch, classes) -> ()."""

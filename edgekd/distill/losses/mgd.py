@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from edgekd.distill.losses.checks import share
 from edgekd.distill.losses.connectors import generator
-from edgekd.distill.losses.pairs import PairLoss, Taps
+from edgekd.distill.losses.pairs import ComparedPairs, Taps
 from edgekd.distill.sources import Signals
 
 
-class MGD(PairLoss):
+class MGD(ComparedPairs):
     """Sum over pairs of ||G(mask * A(F_s)) - F_t||^2, summed over channels and positions, the mean over the batch.
 
     A is a 1x1 convolution where the widths differ, G two 3x3 convolutions. The mask drops whole channels (for

@@ -11,10 +11,10 @@ from typing import ClassVar
 from torch import Tensor
 from torch.nn import functional
 
-from edgekd.distill.losses.pairs import PairLoss
+from edgekd.distill.losses.pairs import ComparedPairs
 
 
-class NST(PairLoss):
+class NST(ComparedPairs):
     """Sum over pairs of mean k(t, t) + mean k(s, s) - 2 mean k(s, t), k(a, b) = (a . b)^2 over channels of length 1.
 
     Means are over pairs of channels and over the batch. Weight 50: mdistiller.

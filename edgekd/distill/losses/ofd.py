@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 from edgekd.distill.losses.checks import several_values
 from edgekd.distill.losses.connectors import convolution_and_norm
-from edgekd.distill.losses.pairs import PairLoss, Taps, taps_of
+from edgekd.distill.losses.pairs import ComparedPairs, Taps, taps_of
 from edgekd.distill.sources import Signals
 from edgekd.distill.taps import resolve
 from edgekd.distill.terms import Context
 from edgekd.errors import InputError
 
 
-class OFD(PairLoss):
+class OFD(ComparedPairs):
     """Sum over pairs of 1 / 2^(pairs - 1 - i) times the sum of (s - max(t, m))^2 but where s <= max(t, m) <= 0.
 
     s is the student's feature through a 1x1 convolution and batch norm, t the teacher's before its ReLU, m < 0 the mean

@@ -1,10 +1,12 @@
 """Losses between features: pairs of taps, seen as maps on a common grid, as vectors, or as they are.
 
-A method is a subclass that says which view it takes and how two features are compared; see `attention_transfer.py`.
+A method is a subclass of `ComparedPairs` that says which view it takes and how two features are compared, as
+`attention_transfer.py`; one that needs all pairs at once is a `PairLoss` with a forward of its own.
 """
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
@@ -30,9 +32,9 @@ def taps_of(taps: Taps) -> tuple[str, ...]:
 
 
 class PairLoss(Loss):
-    """A sum over pairs (student tap, teacher tap), in order; each may be one tap or several.
+    """A loss over pairs (student tap, teacher tap), in order; each may be one tap or several.
 
-    view: how `compare` gets its features: `map` (both on the coarser grid), `own_map` (each on its own grid), `vector`,
+    view: how `pairs` gives its features: `map` (both on the coarser grid), `own_map` (each on its own grid), `vector`,
     or `raw`. equal_channels: whether the method has no projector and needs the same channels.
     Raises: InputError: the numbers of taps differ, or there are none.
     """
@@ -75,9 +77,13 @@ class PairLoss(Loss):
                     fix="tap layers of the same width, or use a method with a projector (hint)",
                 )
 
+
+class ComparedPairs(PairLoss):
+    """The sum of `compare` over the pairs."""
+
+    @abstractmethod
     def compare(self, mine: Tensor, theirs: Tensor, pair: int) -> Tensor:
         """The loss of one pair: a scalar. pair: its number, for projectors and weights."""
-        raise NotImplementedError
 
     def forward(self, student: Signals, teacher: Signals, batch: Batch) -> Tensor:
         """Shapes: those of the taps -> ()."""

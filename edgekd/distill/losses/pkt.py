@@ -10,10 +10,10 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from edgekd.distill.losses.pairs import PairLoss
+from edgekd.distill.losses.pairs import ComparedPairs
 
 
-class PKT(PairLoss):
+class PKT(ComparedPairs):
     """mean over i, j of P_ij log((P_ij + e) / (Q_ij + e)), P and Q the rows of (cosine + 1) / 2 of teacher and student
     over their sums, e = 1e-7.
 

@@ -22,6 +22,7 @@ from edgekd.distill.losses.dkd import DKD
 from edgekd.distill.losses.factor_transfer import FactorTransfer
 from edgekd.distill.losses.feature_fusion import FeatureFusion
 from edgekd.distill.losses.fsp import FSP
+from edgekd.distill.losses.gradient_balanced import GradientBalanced
 from edgekd.distill.losses.hard_label import HardLabel
 from edgekd.distill.losses.hint import Hint
 from edgekd.distill.losses.ickd import ICKD
@@ -32,6 +33,7 @@ from edgekd.distill.losses.mtkd_rl import MTKDRL
 from edgekd.distill.losses.nkd import NKD
 from edgekd.distill.losses.nst import NST
 from edgekd.distill.losses.ofd import OFD
+from edgekd.distill.losses.one import ONE
 from edgekd.distill.losses.pkt import PKT
 from edgekd.distill.losses.reverse_kl import JensenShannon, ReverseKL, SymmetricKL
 from edgekd.distill.losses.review_kd import ReviewKD
@@ -50,11 +52,11 @@ from edgekd.errors import InputError, did_you_mean
 
 _RESPONSE: tuple[type[Loss], ...] = (
     *(CrossEntropy, SoftTarget, DKD, NKD, DIST, LogitStandardisation, CTKD, MLKD, WSLD),
-    *(ReverseKL, SymmetricKL, JensenShannon, HardLabel, MTKDRL, UncertaintyWeighted),
+    *(ReverseKL, SymmetricKL, JensenShannon, HardLabel, MTKDRL, UncertaintyWeighted, GradientBalanced),
 )
 _FEATURE: tuple[type[Loss], ...] = (
     *(Hint, AttentionTransfer, NST, FSP, VID, FactorTransfer, ActivationBoundaries, OFD, ReviewKD, SimKD, SRRL, CATKD),
-    *(PKT, MGD, CWD, AttentionMaps, ViTKD, BYOT, FeatureFusion),
+    *(PKT, MGD, CWD, AttentionMaps, ViTKD, BYOT, ONE, FeatureFusion),
 )
 _RELATION: tuple[type[Loss], ...] = (
     *(RKDDistance, RKDAngle, SimilarityPreserving, CorrelationCongruence, ICKD),
@@ -78,7 +80,8 @@ def find_loss(name: str) -> type[Loss]:
 def make_loss(name: str, /, **options: Any) -> Loss:
     """A loss from its method's name and its constructor's arguments, all plain data.
 
-    A loss that takes another (logit_standardisation's `inner`) takes it as {"method": name, ...}.
+    A loss that takes another (logit_standardisation's `inner`) takes it as {"method": name, ...}; one that takes
+    several (gradient_balanced's `terms`) as a list of such.
     Raises: InputError: an unknown method or option, one that is missing, or a value out of its range.
 
     >>> make_loss("logit_standardisation", inner={"method": "dkd", "beta": 2.0}).inner.beta
@@ -90,7 +93,9 @@ def make_loss(name: str, /, **options: Any) -> Loss:
         if option not in known:
             raise InputError(f"method '{name}' has no option '{option}'", fix=did_you_mean(option, known))
         if isinstance(value, Mapping):
-            options = {**options, option: _nested(name, option, dict(value))}
+            options = {**options, option: _nested(name, option, value)}
+        elif isinstance(value, (list, tuple)) and any(isinstance(entry, Mapping) for entry in value):
+            options = {**options, option: [_nested(name, option, entry) for entry in value]}
     missing = [o for o, p in known.items() if p.default is inspect.Parameter.empty and o not in options]
     if missing:
         raise InputError(f"method '{name}' needs {' and '.join(missing)}")
@@ -100,7 +105,7 @@ def make_loss(name: str, /, **options: Any) -> Loss:
         raise InputError(f"method '{name}': {error}") from error
 
 
-def _nested(name: str, option: str, value: dict[str, Any]) -> Loss:
-    if "method" not in value:
+def _nested(name: str, option: str, value: Any) -> Loss:
+    if not isinstance(value, Mapping) or "method" not in value:
         raise InputError(f"method '{name}': option '{option}' names no method", fix='give {"method": NAME, ...}')
-    return make_loss(value.pop("method"), **value)
+    return make_loss(value["method"], **{key: given for key, given in value.items() if key != "method"})

@@ -13,12 +13,12 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from edgekd.distill.losses.checks import positive
-from edgekd.distill.losses.pairs import PairLoss, Taps
+from edgekd.distill.losses.pairs import ComparedPairs, Taps
 
 _WHOLE = 256  # a batch up to this is compared at once: 67 MB of angles
 
 
-class RKDDistance(PairLoss):
+class RKDDistance(ComparedPairs):
     """SmoothL1 between distances |f_i - f_j|, each over their mean where it is above 0, mean over all batch^2 pairs.
 
     Features are pooled to vectors; widths may differ. Weight 25: RepDistiller and mdistiller.
@@ -41,7 +41,7 @@ def _distances(f: Tensor) -> Tensor:
     return distances / mean.clamp_min(1e-12)
 
 
-class RKDAngle(PairLoss):
+class RKDAngle(ComparedPairs):
     """SmoothL1 between cosines of the angle at i between j and k, mean over all batch^3 triples.
 
     The cosine is 0 where two of the three coincide. Above 256 images it works through `chunk` anchors at a time and

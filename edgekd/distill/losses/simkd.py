@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from edgekd.distill.losses.classifier import classifier_of
 from edgekd.distill.losses.features import as_map
-from edgekd.distill.losses.pairs import PairLoss
+from edgekd.distill.losses.pairs import ComparedPairs
 from edgekd.distill.taps import forward_with_taps
 
 
@@ -61,7 +61,7 @@ def _bottleneck(inputs: int, outputs: int, factor: int) -> nn.Sequential:
     return nn.Sequential(*parts)
 
 
-class SimKD(PairLoss):
+class SimKD(ComparedPairs):
     """Mean squared error between maps of the same channels, on the coarser grid.
 
     student_tap is `projector` of a `ReusedClassifier`, teacher_tap the map whose mean the teacher's classifier reads.

@@ -10,10 +10,10 @@ from typing import ClassVar
 from torch import Tensor
 from torch.nn import functional
 
-from edgekd.distill.losses.pairs import PairLoss
+from edgekd.distill.losses.pairs import ComparedPairs
 
 
-class SimilarityPreserving(PairLoss):
+class SimilarityPreserving(ComparedPairs):
     """Sum over pairs of ||N(F_s F_s') - N(F_t F_t')||^2 / batch^2, F the flattened features, N rows to length 1.
 
     Sizes and widths may differ. Weight 3000 on the last feature map: RepDistiller and mdistiller.

@@ -14,11 +14,12 @@ from torch import Tensor, nn
 
 from edgekd.distill.batches import Batch
 from edgekd.distill.losses.checks import positive
+from edgekd.distill.losses.wrapping import Wrapping
 from edgekd.distill.sources import Signals
-from edgekd.distill.terms import Context, Loss, Needs
+from edgekd.distill.terms import Loss
 
 
-class UncertaintyWeighted(Loss):
+class UncertaintyWeighted(Wrapping):
     """exp(-s) L + s with s learned. At its optimum exp(-s) = 1 / L: every term so weighted pulls alike.
 
     inner: the loss L, in a recipe as {method = NAME, ...}; it must be positive. start: exp(-s) at the beginning.
@@ -28,27 +29,14 @@ class UncertaintyWeighted(Loss):
     name: ClassVar[str] = "uncertainty_weighted"
 
     def __init__(self, inner: Loss, *, start: float = 1.0) -> None:
-        super().__init__()
+        super().__init__(inner)
         positive(start=start)
-        self.inner = inner
         self.log_variance = nn.Parameter(torch.tensor(-math.log(start)))
 
     @property
     def weight(self) -> float:
         """exp(-s) as it is now."""
         return float(torch.exp(-self.log_variance))
-
-    def needs(self) -> Needs:
-        """The inner loss's."""
-        return self.inner.needs()
-
-    def prepare(self, context: Context) -> None:
-        """The inner loss's."""
-        self.inner.prepare(context)
-
-    def build(self, student: Signals, teacher: Signals) -> None:
-        """The inner loss's."""
-        self.inner.build(student, teacher)
 
     def forward(self, student: Signals, teacher: Signals, batch: Batch) -> Tensor:
         """Shapes: the inner loss's -> ()."""

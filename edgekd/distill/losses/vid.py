@@ -14,11 +14,11 @@ from torch.nn import functional
 
 from edgekd.distill.losses.checks import positive
 from edgekd.distill.losses.connectors import three_convolutions
-from edgekd.distill.losses.pairs import PairLoss, Taps
+from edgekd.distill.losses.pairs import ComparedPairs, Taps
 from edgekd.distill.sources import Signals
 
 
-class VID(PairLoss):
+class VID(ComparedPairs):
     """Sum over pairs of mean(((mu(F_s) - F_t)^2 / v + log v) / 2), v = softplus(a) + 1e-5 for each channel.
 
     mu is three 1x1 convolutions. It can be negative; it is a log-likelihood without its constant.

@@ -15,12 +15,12 @@ from torch.nn import functional
 from torch.nn.utils.parametrizations import spectral_norm
 
 from edgekd.distill.losses.checks import positive, several_images
-from edgekd.distill.losses.pairs import PairLoss, Taps
+from edgekd.distill.losses.pairs import ComparedPairs, Taps
 from edgekd.distill.losses.processes import gathered, world
 from edgekd.distill.sources import Signals
 
 
-class WCoRDGlobal(PairLoss):
+class WCoRDGlobal(ComparedPairs):
     """Mean critic of unlike pairs - mean critic of like pairs: minus the dual objective of the Wasserstein-1 distance
     between joint and independent features.
 
@@ -58,7 +58,7 @@ class WCoRDGlobal(PairLoss):
         return unlike / max(1, critic.numel() - len(s)) - like / len(s)
 
 
-class WCoRDLocal(PairLoss):
+class WCoRDLocal(ComparedPairs):
     """<plan, cost>: the cheapest way to carry a batch of student features to the teacher's, entropic (Sinkhorn).
 
     cost = 1 - cosine of (linear embedding of f_s, f_t); the plan has uniform margins and carries no gradient, which at

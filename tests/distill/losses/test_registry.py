@@ -15,7 +15,7 @@ TAPS = {"student_tap": "s", "teacher_tap": "t"}
 
 
 def test_every_loss_is_known_by_its_own_name_and_says_where_it_comes_from() -> None:
-    assert len(LOSSES) == 43
+    assert len(LOSSES) == 45
     for name, loss in LOSSES.items():
         assert loss.name == name
         assert loss.published_weight > 0
@@ -97,6 +97,11 @@ OUT_OF_RANGE: list[tuple[str, dict[str, Any], str]] = [
     ("feature_fusion", {"student_tap": "s", "teacher_tap": "t"}, "one teacher tap"),
     ("feature_fusion", {"student_tap": "s", "teacher_tap": ["a", "b"], "match": -1.0}, "match must not be negative"),
     ("uncertainty_weighted", {"inner": {"method": "dkd"}, "start": 0.0}, "start must be positive"),
+    ("one", {"student_tap": "s", "branches": 1}, "one got 1 branches; give 2 or more"),
+    ("one", {"student_tap": "s", "temperature": 0.0}, "temperature must be positive"),
+    ("gradient_balanced", {"terms": [{"method": "dkd"}], "student_tap": "s"}, "got 1 losses; give two or more"),
+    ("gradient_balanced", {"terms": [{"method": "dkdd"}], "student_tap": "s"}, "'dkdd'; did you mean 'dkd'"),
+    ("gradient_balanced", {"terms": [{"method": "dkd"}, 3], "student_tap": "s"}, "option 'terms' names no method"),
     ("wcord_local", {**TAPS, "epsilon": 0.0}, "epsilon must be positive"),
 ]
 

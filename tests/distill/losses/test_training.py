@@ -50,6 +50,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "byot": {"student_tap": ["stages.0", "stages.1"]},
     "attention_maps": {"student_tap": "attention", "teacher_tap": "attention"},
     "uncertainty_weighted": {"inner": {"method": "dkd"}},
+    "one": {"student_tap": "stages.0"},
+    "gradient_balanced": {"terms": [{"method": "dkd"}, {"method": "hint", **LAST}], "student_tap": "stages.0"},
     "feature_fusion": {"student_tap": "stages.1", "teacher_tap": ["a/stages.1", "b/stages.1"]},
     "mtkd_rl": {"members": ["a", "b"], "student_tap": "stages.1", "teacher_tap": ["a/stages.1", "b/stages.1"]},
 }
