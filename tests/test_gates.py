@@ -292,6 +292,29 @@ def test_a_test_set_that_was_trained_on_is_a_hard_failure() -> None:
     assert transfer_gate("test images are held out", duplicates=None).state == "unverified"
 
 
+@pytest.mark.parametrize(
+    ("student", "teacher", "baseline", "state", "says"),
+    [
+        (0.44, 0.45, None, "pass", "44.0% still right within 8/255 (20 steps, cross-entropy and margin, n = 64)"),
+        (0.30, 0.45, 0.0, "pass", "baseline 0.0%"),
+        (0.30, 0.45, None, "warn", "more epochs or a larger student"),
+        (0.02, 0.01, 0.0, "warn", "the teacher itself falls to 1.0%: take one trained on attacked images"),
+        (0.30, None, None, "unverified", "run with --baseline"),
+    ],
+)
+def test_robustness_is_asked_for_where_it_was_measured(
+    student: float, teacher: float | None, baseline: float | None, state: str, says: str
+) -> None:
+    box = {"n": 64, "epsilon": 8 / 255, "step": 2 / 255, "steps": 20}
+    found = transfer_gate(
+        "robust accuracy", attacked={**box, "student": student, "teacher": teacher, "baseline": baseline}
+    )
+    assert found.state == state
+    assert says in found.figure + found.why
+    names = {gate.name for gate in evaluate_gates(example_report(assessment=assessment(), teaching=TEACHING))}
+    assert "robust accuracy" not in names
+
+
 def test_what_only_advises_warns_and_says_what_helps() -> None:
     collapsed = [{"corruption": "jpeg", "severity": 5, "student": 0.3, "teacher": 0.8}]
     assert transfer_gate("other distribution (corruptions)", corruptions=collapsed).state == "warn"

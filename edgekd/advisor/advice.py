@@ -106,6 +106,7 @@ def _figures(s: Situation) -> dict[str, str]:
         "shortfall": text(s.shortfall, ".2f"),
         "per_class": text(s.images_per_class, ".0f"),
         "teacher": text(s.teacher_accuracy, ".1%"),
+        "robust": text(s.teacher_robust, ".1%"),
         "classes": str(s.classes),
         "teachers": str(s.teachers),
         "families": f"{_FAMILIES[s.teacher_family]} teaches {_FAMILIES[s.student_family]}",

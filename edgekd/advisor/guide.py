@@ -22,13 +22,14 @@ Answers = Mapping[Question, str]
 PEERS_BELOW, ONE_ASSISTANT_FROM, SEVERAL_FROM = 1.03, 1.5, 3.0
 DIRECT_UP_TO, ASSISTANTS_FROM = 2.0, 10.0
 FEW_IMAGES_PER_CLASS = 100.0  # edgekd: docs/advisor.md has what was measured at 20
+ROBUST_FROM = 0.1  # edgekd: share of attacked images from which a teacher has robustness to hand on
 CHANCE_FACTOR = 1.5  # a teacher under so many times chance knows nothing of these data
 GUIDE = "decision guide"
 
 
 @dataclass(frozen=True)
 class Rule:
-    """One line of the guide. `why` may name: gap shortfall per_class teacher alone families teachers classes."""
+    """One line of the guide. `why` may name: gap shortfall per_class teacher robust families teachers classes."""
 
     answer: str
     applies: Callable[[Situation, Answers], bool]
@@ -168,6 +169,12 @@ KNOWLEDGE = (
 RECIPE = (
     Rule("", _said("distil at all", "no"), "none, for the reason above"),
     Rule(
+        "adversarial-training",
+        lambda s, _: s.teachers == 0 and s.labels == "clean" and "robustness" in s.needs,
+        "nobody has robustness to hand on: the student learns the labels of attacked images",
+        "Madry et al. 2018",
+    ),
+    Rule(
         "temporal-ensembling",
         lambda s, said: said["mechanism"] == "self" and s.labels != "clean",
         "averaged past predictions outvote wrong labels",
@@ -193,9 +200,24 @@ RECIPE = (
     ),
     Rule("mutual-learning", _said("mechanism", "online"), "three peers, each the others' teacher", "Zhang et al. 2018"),
     Rule(
+        "adversarial-training",
+        lambda s, _: "robustness" in s.needs and s.teacher_robust is not None and s.teacher_robust < ROBUST_FROM,
+        "the teacher is right on {robust} of attacked images: it has no robustness to hand on, and its answers would "
+        "only stand for labels (or take a teacher that was trained on attacked images)",
+        "Madry et al. 2018; Goldblum et al. 2020",
+    ),
+    Rule(
+        "ard",
+        lambda s, _: "robustness" in s.needs and s.teacher_robust is not None,
+        "the teacher stays right on {robust} of attacked images, and the student matches its plain answer on attacked "
+        "images",
+        "Goldblum et al. 2020",
+    ),
+    Rule(
         "ard",
         _needs("robustness"),
-        "the student matches the teacher's plain answer on attacked images; the teacher should be robust itself",
+        "the student matches the teacher's plain answer on attacked images. That the teacher is robust itself was not "
+        "measured (--measure does) and decides",
         "Goldblum et al. 2020",
     ),
     Rule(

@@ -27,9 +27,9 @@ class Situation(Frozen):
     """Who shall teach whom, on what. Accuracies are shares in [0, 1] on held-out images; None: not measured.
 
     teachers: how many there are, 0: the student has only itself. black_box: only logits can be had. alone_accuracy: the
-    same student trained without a teacher. labels `corrupted`: a known share of them is wrong. original_data False: not
-    one image is at hand. modality: whether the teacher reads the same images, paired samples of another kind
-    (depth and colour of one scene), or unpaired ones.
+    same student trained without a teacher. teacher_robust: the teacher's accuracy under attack. labels `corrupted`: a
+    known share of them is wrong. original_data False: not one image is at hand. modality: whether the teacher reads the
+    same images, paired samples of another kind (depth and colour of one scene), or unpaired ones.
 
     >>> Situation(teacher_parameters=700_000, student_parameters=140_000, classes=10, train_images=55_000).gap
     5.0
@@ -43,6 +43,7 @@ class Situation(Frozen):
     student_parameters: int = Field(ge=1)
     teacher_accuracy: float | None = Field(default=None, ge=0, le=1)
     alone_accuracy: float | None = Field(default=None, gt=0, le=1)
+    teacher_robust: float | None = Field(default=None, ge=0, le=1)
     classes: int = Field(ge=1)
     train_images: int = Field(ge=0)
     labels: Labels = "clean"

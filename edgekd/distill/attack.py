@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import torch
@@ -145,17 +146,26 @@ def robust_accuracy(
 
 
 def _withstands(model: nn.Module, images: Tensor, labels: Tensor, box: Box, preprocessing: Preprocessing) -> Tensor:
+    """Which images stay right: bool (batch,). An attack is spent only on images that withstood those before it."""
+
     def answer(x: Tensor) -> Tensor:
         return logits_of(model(x))
 
-    climbs: list[Objective] = [
-        lambda logits: functional.cross_entropy(logits, labels, reduction="sum"),
-        lambda logits: margin(logits, labels),
-    ]
-    with torch.no_grad():
-        right = answer(images).argmax(1) == labels
-    for climb in climbs:
-        moved = perturb(answer, images, climb, box=box, preprocessing=preprocessing)
+    def keep(rows: Tensor, seen: Tensor) -> Tensor:
         with torch.no_grad():
-            right &= answer(moved).argmax(1) == labels
-    return right
+            return rows[answer(seen).argmax(1) == labels[rows]]
+
+    climbs: list[Callable[[Tensor, Tensor], Tensor]] = [
+        lambda logits, y: functional.cross_entropy(logits, y, reduction="sum"),
+        margin,
+    ]
+    rows = keep(torch.arange(len(labels), device=labels.device), images)
+    for climb in climbs:
+        if len(rows):
+            objective = partial(_against, climb, labels[rows])
+            rows = keep(rows, perturb(answer, images[rows], objective, box=box, preprocessing=preprocessing))
+    return torch.zeros_like(labels, dtype=torch.bool).index_fill(0, rows, value=True)
+
+
+def _against(climb: Callable[[Tensor, Tensor], Tensor], labels: Tensor, logits: Tensor) -> Tensor:
+    return climb(logits, labels)

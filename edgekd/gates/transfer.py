@@ -11,11 +11,13 @@ from collections.abc import Callable, Iterator
 from edgekd.gates.deployment import SUBSET_WHY
 from edgekd.report.document import Gate, RunReport
 from edgekd.report.headline import deployed_accuracy, size_text, speed_counts
-from edgekd.report.transfer import Assessment, ClassRow
+from edgekd.report.transfer import Assessment, Attacked, ClassRow
 from edgekd.statistics import wilson_interval
 
 DUPLICATES_MAX = 0.01  # share of test images that may occur in training: edgekd
 RETAINED_MIN = 0.95  # student's share of accuracy kept under corruption, over the teacher's: edgekd
+BASELINE_MIN = 1.05  # the guide's 105%
+ROBUST_MIN = 0.1  # under this nobody is robust, and shares of it say nothing: edgekd
 ECE_MAX, ECE_OVER_TEACHER = 0.05, 0.02  # edgekd
 CLASS_POINTS_MAX = 5.0  # edgekd
 _SHOWN = 3
@@ -26,6 +28,8 @@ def transfer_gates(report: RunReport) -> Iterator[Gate]:
     if report.assessment is not None:
         yield _held_out(report.assessment)
         yield _other_distribution(report, report.assessment)
+        if report.assessment.attacked is not None:
+            yield _robustness(report, report.assessment.attacked)
         yield _calibration(report, report.assessment)
         yield _classes(report, report.assessment)
         yield _negative_transfer(report, report.assessment)
@@ -76,6 +80,30 @@ def _other_distribution(report: RunReport, found: Assessment) -> Gate:
     )
     why = "train with such images (augmentation, mixup, function-matching), or --need robustness"
     return _advice(name, met=share >= RETAINED_MIN, figure=figure, threshold=threshold, why=why, report=report)
+
+
+def _robustness(report: RunReport, found: Attacked) -> Gate:
+    """Decision guide, gate 1, on attacked images."""
+    name = "robust accuracy"
+    threshold = f">= {RETAINED_MIN:.0%} of the teacher's, or >= {BASELINE_MIN:.0%} of the baseline's, under attack"
+    others = {"teacher": found.teacher, "baseline": found.baseline}
+    known = {who: value for who, value in others.items() if value is not None}
+    beside = ", ".join(f"{who} {value:.1%}" for who, value in known.items())
+    figure = (
+        f"{found.student:.1%} still right within {255 * found.epsilon:.3g}/255 ({found.steps} steps, cross-entropy and "
+        f"margin, n = {found.n})" + (f"; {beside}" if beside else "")
+    )
+    if not known:
+        why = "the teacher shows no gradient and no baseline was trained: run with --baseline"
+        return Gate(name=name, state="unverified", figure=figure, threshold=threshold, why=why)
+    robust = found.teacher is not None and found.teacher >= ROBUST_MIN
+    beats = found.baseline is not None and found.student >= max(BASELINE_MIN * found.baseline, ROBUST_MIN)
+    met = beats or (robust and found.teacher is not None and found.student >= RETAINED_MIN * found.teacher)
+    why = "more epochs or a larger student"
+    if not robust and found.teacher is not None:
+        fallen = f"the teacher itself falls to {found.teacher:.1%}"
+        why = f"{fallen}: take one trained on attacked images, or the recipe adversarial-training"
+    return _advice(name, met=met, figure=figure, threshold=threshold, why=why, report=report)
 
 
 def _calibration(report: RunReport, found: Assessment) -> Gate:

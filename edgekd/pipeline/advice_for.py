@@ -14,7 +14,7 @@ from edgekd.advisor.situation import Labels, Modality
 from edgekd.artifact import Frozen
 from edgekd.data import Dataset, load_data
 from edgekd.data.dataset import View
-from edgekd.distill import evaluate
+from edgekd.distill import evaluate, robust_accuracy
 from edgekd.errors import InputError
 from edgekd.files import read_json
 from edgekd.pipeline import choosing
@@ -29,6 +29,7 @@ from edgekd.teachers.architectures import build
 NO_TEACHER = "none"
 _BY_NAME = ("edgekd:wrn", "timm:", "torchvision:")
 _MEASURED_ON = 1024  # held-out images that --measure shows the teacher
+_ATTACKED_ON = 64  # of them attacked, where robustness is needed
 
 
 class AdviceRequest(Frozen):
@@ -112,7 +113,11 @@ def _teacher(request: AdviceRequest, data: Dataset) -> dict[str, Any]:
     found |= {"teacher_family": "other"} if teacher.black_box else _module_facts("teacher", teacher.module)
     if request.measure:
         part = View(data.val, data.sample("val", _MEASURED_ON))
-        found["teacher_accuracy"] = evaluate(teacher.adapt(data.preprocessing), part, data.preprocessing).top1
+        shown = teacher.adapt(data.preprocessing)
+        found["teacher_accuracy"] = evaluate(shown, part, data.preprocessing).top1
+        if "robustness" in request.needs and not teacher.black_box:
+            few = View(data.val, data.sample("val", _ATTACKED_ON))
+            found["teacher_robust"] = robust_accuracy(shown, few, data.preprocessing)
     elif isinstance(recorded, (int, float)) and 0 <= recorded <= 1:
         found["teacher_accuracy"] = float(recorded)
     return found
@@ -155,7 +160,10 @@ def _measured(request: AdviceRequest) -> dict[str, Any]:
     path = request.after / "distil.json"
     if not path.is_file():
         raise InputError("no distil.json in this folder", where=request.after, fix="give a run whose training is done")
-    accuracy = read_json(path)["accuracy"]
+    document = read_json(path)
+    accuracy = document["accuracy"]
     if "baseline" not in accuracy:
         raise InputError("this run trained no baseline", where=request.after, fix="run it with --baseline")
-    return {"teacher_accuracy": accuracy["teacher"]["top1"], "alone_accuracy": accuracy["baseline"]["top1"]}
+    found = {"teacher_accuracy": accuracy["teacher"]["top1"], "alone_accuracy": accuracy["baseline"]["top1"]}
+    attacked = (document.get("assessment") or {}).get("attacked") or {}
+    return found | ({"teacher_robust": attacked["teacher"]} if "teacher" in attacked else {})

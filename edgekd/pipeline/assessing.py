@@ -1,4 +1,4 @@
-"""After training: leakage, corruptions, classes and the teacher's own errors, measured on test images."""
+"""After training: leakage, corruptions, attacks, classes and the teacher's own errors, measured on test images."""
 
 from __future__ import annotations
 
@@ -9,15 +9,18 @@ import torch
 from torch import Tensor, nn
 
 from edgekd.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt
-from edgekd.data.dataset import TensorSplit
+from edgekd.data.dataset import TensorSplit, View
 from edgekd.data.duplicates import duplicates
+from edgekd.distill.attack import Box, robust_accuracy
 from edgekd.distill.evaluate import accuracy_of, predict
 from edgekd.distill.sources import evaluating
+from edgekd.pipeline.advising import recipe_to_teach
 from edgekd.pipeline.context import Context
 
 MOST_IMAGES, LEAST_IMAGES = 512, 64
 # What the corrupted images may cost, in the teacher's multiply-adds: some 15 s of a laptop core.
 MACS_TO_SPEND = 1e12
+ATTACK_STEPS = 20  # as ARD is judged with
 
 
 def assess(context: Context, models: Mapping[str, nn.Module], logits: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -33,6 +36,7 @@ def assess(context: Context, models: Mapping[str, nn.Module], logits: Mapping[st
         "class_counts": torch.bincount(data.test.labels, minlength=data.num_classes).tolist(),
         "errors": errors(logits, data.test.labels),
         "corrupted": corrupted(context, models),
+        "attacked": attacked(context, models),
     }
 
 
@@ -74,7 +78,35 @@ def corrupted(context: Context, models: Mapping[str, nn.Module]) -> dict[str, An
 
 def images_to_corrupt(context: Context) -> int:
     """As many as the teacher's cost allows, within bounds."""
+    return _affordable(context, len(CORRUPTIONS) * len(SEVERITIES) + 1)
+
+
+def _affordable(context: Context, passes: int) -> int:
     macs = context.record.result("plan")["teacher"]["macs"] or 1e9
-    views = len(CORRUPTIONS) * len(SEVERITIES) + 1
-    affordable = int(MACS_TO_SPEND / (macs * views))
+    affordable = int(MACS_TO_SPEND / (macs * passes))
     return min(len(context.dataset.test), max(LEAST_IMAGES, min(MOST_IMAGES, affordable)))
+
+
+def attacked(context: Context, models: Mapping[str, nn.Module]) -> dict[str, Any] | None:
+    """Accuracy of everybody whose gradient can be had, under attack; None where robustness is not what was asked for.
+
+    The box is that of the recipe's attacker, with more steps than it trains with; else the usual 8/255.
+    """
+    recipe = recipe_to_teach(context)
+    players = [player for stage in recipe.stages for player in stage.players.values()] if recipe else []
+    attacker = next((player for player in players if player.kind == "attacker"), None)
+    if attacker is None and "robustness" not in context.settings.needs:
+        return None
+    box = Box(steps=ATTACK_STEPS)
+    if attacker is not None:
+        box = Box(attacker.epsilon, attacker.step, max(ATTACK_STEPS, attacker.steps))
+    # Two attacks, a step of which is a pass forward and one backward (two passes' worth).
+    index = context.dataset.sample("test", _affordable(context, 2 * 3 * box.steps), seed=context.settings.seed)
+    part = View(context.dataset.test, index)
+    who = {name: model for name, model in models.items() if not (name == "teacher" and context.teacher.black_box)}
+    found = {}
+    for number, (name, model) in enumerate(who.items(), start=1):
+        found[name] = robust_accuracy(model, part, context.dataset.preprocessing, box=box, seed=context.settings.seed)
+        context.events.progress("attacked images", number, len(who), name)
+        context.events.note(f"{name}: {found[name]:.2%} of {len(part)} test images stay right under attack")
+    return {"n": len(part), "epsilon": box.epsilon, "step": box.step, "steps": box.steps, **found}

@@ -282,6 +282,7 @@ def assessment(distil: Plain, quantise: Plain, classes: Sequence[str]) -> t.Asse
             for k, (name, n) in enumerate(zip(classes, found["class_counts"], strict=True))
             if n
         ),
+        attacked=None if (attack := found.get("attacked")) is None else t.Attacked.model_validate(attack),
         ece_student=ships["ece"],
         ece_teacher=teacher["ece"],
         **found["errors"],

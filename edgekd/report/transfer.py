@@ -28,8 +28,21 @@ class ClassRow(Document):
     baseline: float | None = Field(default=None, ge=0, le=1)
 
 
+class Attacked(Document):
+    """Accuracies on n test images under attack: sup norm epsilon in pixels of [0, 1], projected gradient ascent of
+    cross-entropy and of the margin, `steps` steps each. None: it has no gradient, or was not trained."""
+
+    n: int = Field(ge=1)
+    epsilon: float = Field(gt=0, le=1)
+    step: float = Field(gt=0, le=1)
+    steps: int = Field(ge=1)
+    student: float = Field(ge=0, le=1)
+    teacher: float | None = Field(default=None, ge=0, le=1)
+    baseline: float | None = Field(default=None, ge=0, le=1)
+
+
 class Assessment(Document):
-    """What was found beside accuracy, on test images. Corrupted figures are of the float student, the others of what
+    """What was found beside accuracy, on test images. Corrupted and attacked are the float student, others what
     ships (the int8 student of an int8 run).
 
     duplicates: test images that are among the training images, None: not counted. teacher_wrong: images the teacher
@@ -45,6 +58,7 @@ class Assessment(Document):
     n_corrupted: int = Field(default=0, ge=0)
     student_clean: float | None = Field(default=None, ge=0, le=1)
     teacher_clean: float | None = Field(default=None, ge=0, le=1)
+    attacked: Attacked | None = None
     classes: tuple[ClassRow, ...] = ()
     teacher_wrong: int = Field(default=0, ge=0)
     student_right: int = Field(default=0, ge=0)

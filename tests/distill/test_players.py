@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from edgekd.data.dataset import Dataset
+from edgekd.data.dataset import Dataset, TensorSplit, View
 from edgekd.distill import (
     Attacker,
     Box,
@@ -334,6 +334,25 @@ def test_robust_distillation_makes_a_student_more_robust(tiny_dataset: Dataset, 
         run_stage(dataclasses.replace(stage, players=players, training=training), out=tmp_path / name)
         found[name] = robust_accuracy(stage.students["student"], tiny_dataset.val, tiny_dataset.preprocessing, box=box)
     assert found["robust"] > found["plain"] + 0.02, found
+
+
+def test_robust_accuracy_is_what_withstands_both_attacks(tiny_dataset: Dataset) -> None:
+    """No more than what is right unattacked; all of it where the box is a point; less and less as it grows."""
+    model, preprocessing = Net(4, 1).eval(), tiny_dataset.preprocessing
+    split = View(tiny_dataset.val, torch.arange(40))
+    images = preprocessing.normalise(split.images(range(40)))
+    with torch.no_grad():
+        labels = torch.where(torch.arange(40) < 30, model(images).argmax(1), 3)
+    relabelled = TensorSplit(split.images(range(40)), labels)
+    plain = float((model(images).argmax(1) == labels).float().mean())
+
+    def within(epsilon: float) -> float:
+        return robust_accuracy(model, relabelled, preprocessing, box=Box(epsilon, epsilon, 3))
+
+    assert within(1e-9) == pytest.approx(plain)
+    found = [within(epsilon) for epsilon in (0.01, 0.05, 0.4)]
+    assert plain > found[0] > found[2]
+    assert found == sorted(found, reverse=True)
 
 
 def test_teachers_see_the_plain_images_of_an_attacked_batch(tiny_dataset: Dataset, tmp_path: Path) -> None:

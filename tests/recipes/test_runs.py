@@ -104,6 +104,19 @@ terms = [{{ method = "soft_target_kl", source = "pool" }}, {{ method = "dkd", so
         api.distill(other, out=tmp_path / "run", resume=True)
 
 
+@pytest.mark.slow
+def test_a_run_that_teaches_robustness_measures_it(inputs: dict[str, Any], tmp_path: Path) -> None:
+    """Student and teacher under the recipe's attack; a run with another recipe is not attacked."""
+    recipe = load_recipe("ard")
+    attacker = recipe.stages[0].players["attacker"].model_copy(update={"steps": 1, "epsilon": 4 / 255})
+    gentle = recipe.model_copy(update={"stages": (recipe.stages[0].model_copy(update={"players": {"a": attacker}}),)})
+    found = taught(Settings(**inputs, recipe=gentle), tmp_path / "run")["assessment"]["attacked"]
+    assert (found["epsilon"], found["steps"]) == (4 / 255, 20)
+    assert found["n"] >= 64
+    assert {"student", "teacher"} <= found.keys()
+    assert all(0 <= found[who] <= 1 for who in ("student", "teacher"))
+
+
 def test_recipes_are_listed_shown_and_checked(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert cli.run(["recipes", "list", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)
