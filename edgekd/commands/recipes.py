@@ -63,7 +63,7 @@ def show(
 
 @app.command("check")
 def check(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="A TOML file, or a shipped recipe's name.")],
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A TOML or YAML file, or a shipped recipe's name.")],
     json: Json = False,
 ) -> None:
     """Check a recipe: exit 0 when it is valid, 2 with one line naming the place and the cure when it is not.

@@ -62,7 +62,7 @@ Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything ran
 RecipeOption = Annotated[
     str | None,
     typer.Option(
-        "--recipe", help="How to teach: a name from `edgekd recipes list`, or a TOML file. Default: as advised."
+        "--recipe", help="How to teach: a name from `edgekd recipes list`, or a TOML or YAML file. Default: as advised."
     ),
 ]
 NeedList = Annotated[
