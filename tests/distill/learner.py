@@ -59,7 +59,10 @@ def split(n: int, seed: int) -> TensorSplit:
 
 BALANCED = {
     "student_tap": "features.0",
-    "terms": [{"method": "soft_target_kl"}, {"method": "hint", "student_tap": "features.-1", "teacher_tap": "features"}],
+    "terms": [
+        {"method": "soft_target_kl"},
+        {"method": "hint", "student_tap": "features.-1", "teacher_tap": "features"},
+    ],
 }
 
 

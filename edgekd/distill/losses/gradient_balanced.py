@@ -68,7 +68,7 @@ class GradientBalanced(Loss):
         weights = [parameter for parameter in layer.parameters() if parameter.ndim > 1]
         if not weights:
             raise InputError(f"gradient_balanced: '{self.student_tap}' has no weights", fix="name a block that has")
-        self._shared = weights[-1:]
+        self._shared = [weights[-1]]
         for loss in self.losses:
             loss.prepare(context)
 
@@ -99,7 +99,10 @@ class GradientBalanced(Loss):
         """|dL_i / dW|: (losses,), without gradient."""
         norms = []
         for loss, value in zip(self.losses, values, strict=True):
-            (slope,) = torch.autograd.grad(value, self._shared, retain_graph=True, allow_unused=True)
+            slopes: tuple[Tensor | None, ...] = torch.autograd.grad(
+                value, self._shared, retain_graph=True, allow_unused=True
+            )
+            slope = slopes[0]
             if slope is None:
                 what = f"gradient_balanced: {loss.name} does not depend on the weights of '{self.student_tap}'"
                 raise InputError(what, fix="name a layer that lies before all that the losses read")
