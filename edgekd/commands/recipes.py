@@ -43,7 +43,8 @@ def list_recipes(json: Json = False) -> None:
 
 @app.command("show")
 def show(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A shipped recipe, or a TOML or YAML file.")], json: Json = False
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A shipped recipe, or a TOML or YAML file.")],
+    json: Json = False,
 ) -> None:
     """Stages, terms, weights and players of a recipe.
 
