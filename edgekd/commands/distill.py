@@ -9,10 +9,12 @@ import typer
 
 from edgekd.commands import console, run_options
 from edgekd.commands.run_options import (
+    Baseline,
     BatchSize,
     CalibrationImages,
     Candidates,
     Data,
+    DryRun,
     EnergyBudget,
     Epochs,
     ImageSize,
@@ -24,6 +26,7 @@ from edgekd.commands.run_options import (
     QatEpochs,
     RecipeOption,
     Reselections,
+    Resume,
     SearchEpochs,
     Seed,
     SizeBudget,
@@ -65,16 +68,10 @@ def distill(  # noqa: PLR0913 - a command's options are its parameters
     seed: Seed = 0,
     skip_bad: SkipBad = False,
     track: Track = None,
-    baseline: Annotated[
-        bool, typer.Option("--baseline", help="Also train the same student without the teacher, for the same steps.")
-    ] = False,
+    baseline: Baseline = False,
     out: Annotated[Path | None, typer.Option("--out", help="Run directory. Default: runs/PROFILE-NNN.")] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in --out, or with the profile's last run.")
-    ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Plan, select and try every export; train nothing.")
-    ] = False,
+    resume: Resume = False,
+    dry_run: DryRun = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
     """Teacher + data + device in; a student that fits, exported, checked, measured and bundled out.

@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import typer
 
-from edgekd.commands import console, profile_apple, profile_table
+from edgekd.commands import console, profile_apple, profile_options, profile_table
 from edgekd.commands.profile_apple import APPLE
 
 if TYPE_CHECKING:
@@ -23,63 +23,23 @@ Word = TypeVar("Word", bound=str)
 
 
 def profile(  # noqa: PLR0913 - a command's options are its parameters
-    model: Annotated[
-        str | None,
-        typer.Argument(
-            help="torchvision:NAME, timm:NAME, edgekd:NAME, a run directory, or a .tflite .onnx .xml .pt2 .mlpackage."
-        ),
-    ] = None,
-    on: Annotated[
-        str,
-        typer.Option(
-            "--on",
-            help="local, ssh://user@host, adb:SERIAL, names of the devices file (commas), all, or apple-package.",
-        ),
-    ] = "local",
-    against: Annotated[
-        str | None,
-        typer.Option("--against", help="What to compare with: as MODEL. Default for a run: its teacher."),
-    ] = None,
-    runtime: Annotated[
-        str | None,
-        typer.Option("--runtime", help="Of a run: only these, comma-separated: openvino,onnxruntime,tflite."),
-    ] = None,
-    torch: Annotated[
-        str, typer.Option("--torch", help="How PyTorch models run here: eager, compile (torch.compile), or both.")
-    ] = "eager",
-    layers: Annotated[
-        bool, typer.Option("--layers", help="Also each layer's time, and the share of each unit or delegate; local.")
-    ] = False,
-    threads: Annotated[int, typer.Option("--threads", min=1, help="CPU threads of one inference.")] = 1,
-    mode: Annotated[
-        str, typer.Option("--mode", help="quick (about 10 s each), standard (60 s), sustained (600 s).")
-    ] = "quick",
-    processes: Annotated[
-        int | None, typer.Option("--processes", min=1, help="Fresh processes. Default: the mode's.")
-    ] = None,
-    image_size: Annotated[
-        int | None, typer.Option("--image-size", min=8, help="Input side of a zoo model, px.")
-    ] = None,
-    weights: Annotated[
-        Path | None, typer.Option("--weights", help="Checkpoint of a zoo model; without: random.")
-    ] = None,
-    data: Annotated[
-        str | None, typer.Option("--data", "-d", help="Data whose classes a zoo model is made for.")
-    ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the interleaving and of the bootstrap.")] = 0,
-    devices_file: Annotated[
-        Path | None, typer.Option("--devices", help="Devices file. Default: ~/.config/edgekd/devices.toml.")
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="With --on apple-package: where the Swift package goes.")
-    ] = None,
-    import_file: Annotated[
-        Path | None,
-        typer.Option("--import", help="Show a result measured elsewhere: the package's log, or a --json document."),
-    ] = None,
-    json: Annotated[
-        bool, typer.Option("--json", help="One JSON document on stdout, every raw sample included.")
-    ] = False,
+    model: profile_options.Model = None,
+    on: profile_options.On = "local",
+    against: profile_options.Against = None,
+    runtime: profile_options.Runtimes = None,
+    torch: profile_options.Torch = "eager",
+    layers: profile_options.Layers = False,
+    threads: profile_options.Threads = 1,
+    mode: profile_options.ModeName = "quick",
+    processes: profile_options.Processes = None,
+    image_size: profile_options.ImageSize = None,
+    weights: profile_options.Weights = None,
+    data: profile_options.Data = None,
+    seed: profile_options.Seed = 0,
+    devices_file: profile_options.DevicesFile = None,
+    out: profile_options.Out = None,
+    import_file: profile_options.ImportFile = None,
+    json: profile_options.Json = False,
 ) -> None:
     """Latency, cold start and memory at batch 1, interleaved with what it is compared with, and the speed ratio.
 

@@ -99,6 +99,11 @@ Track = Annotated[
     list[str] | None,
     typer.Option("--track", help="tensorboard (into RUN/tensorboard) or mlflow: curves of every training; repeatable."),
 ]
+Baseline = Annotated[
+    bool, typer.Option("--baseline", help="Also train the same student without the teacher, for the same steps.")
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out, or with the profile's last run.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Plan, select and try every export; train nothing.")]
 SkipBad = Annotated[
     bool, typer.Option("--skip-bad", help="Skip unreadable images (they are counted) instead of stopping.")
 ]
