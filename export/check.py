@@ -218,7 +218,7 @@ def _references(programs: Sequence[Path], job: _Job, *, log: Path) -> None:
 
 
 def _reference_file(program: Path, job: _Job) -> Path:
-    name = f"{sha256_of(program)[:16]}-{job.images_sha256[:16]}-{job.parity_images}.npz"
+    name = f"{sha256_of(program)[:16]}-{job.images_sha256[:16]}-{job.parity_images}-exact.npz"
     return program.parent / "reference" / name
 
 

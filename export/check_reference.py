@@ -1,7 +1,8 @@
 """Inside a check's child process: a program's own answers, which every artifact made from it is compared with.
 
-Parity is against the program as it is, one image at a time. Accuracy needs thousands of images, so the program is also
-rewritten for a free batch; that form is used only after it named the same class on every parity image.
+Parity is against the program as it is, one image at a time, an int8 one in float64 (`exact.py`). Accuracy needs
+thousands of images, so the program is also rewritten for a free batch in float32; that form is used only after it named
+the classes of the program's own float32 form.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch import fx, nn
 from torch.export import ExportedProgram
 
 from edgekd.export.check_images import Deadline, Images, classify, gathered
+from edgekd.export.exact import in_float64
 from edgekd.files import write_whole
 from edgekd.quant.nodes import tensor_of
 from edgekd.runtimes import FloatArray
@@ -53,11 +55,12 @@ def write_reference(request: Mapping[str, Any]) -> dict[str, Any]:
 
 def _every_output(program: ExportedProgram, images: Images, count: int, deadline: Deadline) -> list[FloatArray]:
     """Each output on the first images, one at a time: what parity is judged by."""
-    module = folded(program)
+    exact = in_float64(folded(program))
+    module, dtype = (folded(program), torch.float32) if exact is None else (exact, torch.float64)
 
     def one(index: int) -> list[FloatArray]:
         with torch.inference_mode():
-            result = module(torch.from_numpy(images.normalised(index, index + 1)))
+            result = module(torch.from_numpy(images.normalised(index, index + 1)).to(dtype))
         found = result if isinstance(result, (tuple, list)) else [result]
         return [value.float().numpy().copy() for value in found]
 
@@ -66,10 +69,12 @@ def _every_output(program: ExportedProgram, images: Images, count: int, deadline
 
 def _logits(program: ExportedProgram, images: Images, first: FloatArray, deadline: Deadline) -> FloatArray:
     """The first output on all images: those of the parity images as they are, the others from the fastest form."""
-    module, size = _fastest(program, images.normalised(0, len(first)), first)
+    if len(first) == len(images):
+        return first
+    answers = answering(program, torch.from_numpy(images.normalised(0, min(len(first), PROVEN_ON))))
 
     def answer(start: int, stop: int) -> FloatArray:
-        return _run(module, images.normalised(start, stop), size)
+        return answers(torch.from_numpy(images.normalised(start, stop))).numpy()
 
     rest = classify(answer, len(first), len(images), deadline=deadline)
     return np.concatenate([first, rest]) if len(rest) else first
@@ -81,15 +86,15 @@ def answering(program: ExportedProgram, images: torch.Tensor) -> Callable[[torch
     images: some to prove that form on; the more, the surer.
     """
     known = images[:PROVEN_ON].numpy()
-    module, size = _fastest(program, known, _run(folded(program), known, 1))
+    module, size = _fastest(program, known)
     return lambda batch: torch.from_numpy(_run(module, batch.numpy(), size))
 
 
-def _fastest(program: ExportedProgram, images: FloatArray, first: FloatArray) -> tuple[nn.Module, int]:
-    """The program as a module and the batch it takes: free where that names the classes that `first` names."""
-    module = free_batch(program)
-    if module is None or not _same_classes(module, images, first):
-        return folded(program), 1
+def _fastest(program: ExportedProgram, images: FloatArray) -> tuple[nn.Module, int]:
+    """The program as a module and the batch it takes: free where that names the same classes as one image at a time."""
+    single, module = folded(program), free_batch(program)
+    if module is None or not _same_classes(module, images, _run(single, images, 1)):
+        return single, 1
     return module, BATCH
 
 

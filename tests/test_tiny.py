@@ -114,7 +114,9 @@ def test_the_report_tells_measured_from_predicted(whole: api.RunResult) -> None:
     assert {row["kind"] for row in document["measurements"]} == {"measured"}
     assert {row["kind"] for row in document["predicted"]} == {"predicted"}
     latency = next(gate for gate in document["gates"] if gate["name"].startswith("latency"))
-    assert latency["state"] != "pass", "a prediction must not pass a budget gate"
+    here = any(row["on_profile_device"] for row in document["measurements"])  # where this host is such a machine
+    assert latency["state"] != "pass" or here, "a prediction must not pass a budget gate"
+    assert latency["figure"].startswith("measured" if here else "predicted")
 
 
 def test_int8_really_is_int8_and_beside_it_stands_ptq(whole: api.RunResult) -> None:
