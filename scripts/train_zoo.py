@@ -23,8 +23,8 @@ from edgekd.teachers import save_teacher
 from edgekd.teachers.architectures import build
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
-# Nets with layer norms or attention learn at half the rate of the others.
-SLOW = ("vit", "deit", "convnext", "former", "fastvit")
+# Nets with layer norms, attention or a sum of normed branches learn at half the rate of the others.
+SLOW = ("vit", "deit", "convnext", "former", "fastvit", "mobileone")
 DENSE = ("resnet", "deit")
 BATCH, WARM_UP_STEPS, STATISTICS_BATCHES = 32, 50, 160
 
