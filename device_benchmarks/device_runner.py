@@ -223,7 +223,7 @@ def run_warm_up(invoke: Invoke, fed: Any, min_runs: int, min_s: float, cap_s: fl
         samples.append(timed(invoke, fed)[0])
 
 
-def run_block(invoke: Invoke, fed: Any, runs: int, lead_in: int) -> Dict[str, Samples]:
+def run_block(invoke: Invoke, fed: Any, runs: int, lead_in: int) -> Dict[str, Any]:
     """`lead_in` runs that are not counted, then `runs` that are. The garbage collector waits meanwhile."""
     gc.collect()
     gc.disable()
@@ -231,9 +231,10 @@ def run_block(invoke: Invoke, fed: Any, runs: int, lead_in: int) -> Dict[str, Sa
         for _ in range(lead_in):
             invoke(fed)
         pairs = [timed(invoke, fed) for _ in range(runs)]
+        clock_mhz = device_state.clock_mhz()
     finally:
         gc.enable()
-    return {"wall_ns": [wall for wall, _ in pairs], "cpu_ns": [cpu for _, cpu in pairs]}
+    return {"wall_ns": [wall for wall, _ in pairs], "cpu_ns": [cpu for _, cpu in pairs], "clock_mhz": clock_mhz}
 
 
 class Bench:

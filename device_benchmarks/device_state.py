@@ -63,6 +63,14 @@ def state(sys_root: str = "/sys", proc_root: str = "/proc") -> Dict[str, Any]:
     }
 
 
+def clock_mhz(sys_root: str = "/sys") -> Optional[float]:
+    """The highest clock of the cores that this process may use; None: the kernel does not tell (virtual machines)."""
+    usable = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    paths = (f"{sys_root}/devices/system/cpu/cpu{number}/cpufreq/scaling_cur_freq" for number in usable)
+    found = [mhz for mhz in (_number(path, 1000) for path in paths) if mhz is not None]
+    return max(found) if found else None
+
+
 def _board(sys_root: str, proc_root: str) -> Dict[str, Any]:
     """Model, SoC, OS build, power mode and throttling of Android, Raspberry Pi, Jetson, PC; serials only as a hash."""
     android = "ANDROID_ROOT" in os.environ

@@ -54,7 +54,7 @@ class Runner(Protocol):
     def warm_up(self, *, min_runs: int, min_s: float, cap_s: float) -> dict[str, Any]:
         """Run until stable."""
 
-    def block(self, *, runs: int, lead_in: int, expected_s: float) -> dict[str, list[int]]:
+    def block(self, *, runs: int, lead_in: int, expected_s: float) -> dict[str, Any]:
         """Run `lead_in` times uncounted and `runs` times counted."""
 
     def finish(self) -> dict[str, Any]:
@@ -315,7 +315,11 @@ def _block(session: _Session, plan: BlockPlan, runner: Runner, number: int) -> N
     expected_s = (runs + lead_in) * session.seconds_per_run[runner.name]
     answer = runner.block(runs=runs, lead_in=lead_in, expected_s=expected_s)
     block = Block(
-        process=session.launched, round=number, wall_ns=tuple(answer["wall_ns"]), cpu_ns=tuple(answer["cpu_ns"])
+        process=session.launched,
+        round=number,
+        wall_ns=tuple(answer["wall_ns"]),
+        cpu_ns=tuple(answer["cpu_ns"]),
+        clock_mhz=answer.get("clock_mhz"),
     )
     session.records[runner.name].blocks.append(block)
 

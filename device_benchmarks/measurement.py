@@ -14,12 +14,16 @@ Kind = Literal["measured", "emulated"]
 
 
 class Block(Frozen):
-    """Consecutive runs of one contender: in which fresh process, in which round, and each run's two clocks in ns."""
+    """Consecutive runs of one contender: in which fresh process, in which round, and each run's two clocks in ns.
+
+    clock_mhz: of the fastest usable core right after the last run; None where the kernel does not tell.
+    """
 
     process: int
     round: int
     wall_ns: tuple[int, ...]
     cpu_ns: tuple[int, ...]
+    clock_mhz: float | None = None
 
 
 class ProcessFacts(Frozen):

@@ -73,7 +73,7 @@ class OnDevice:
         """As on this host."""
         return self._worker.warm_up(min_runs=min_runs, min_s=min_s, cap_s=cap_s)
 
-    def block(self, *, runs: int, lead_in: int, expected_s: float) -> dict[str, list[int]]:
+    def block(self, *, runs: int, lead_in: int, expected_s: float) -> dict[str, Any]:
         """As on this host, once the device is cool. Raises: CheckError: its clock ran faster than this host's."""
         self._settle()
         start = time.monotonic()

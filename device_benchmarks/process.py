@@ -83,8 +83,11 @@ class Worker:
         """Samples (ns) kept apart, whether they settled, and the median of the last ten."""
         return self._ask("warming up", cap_s, do="warm_up", min_runs=min_runs, min_s=min_s, cap_s=cap_s)
 
-    def block(self, *, runs: int, lead_in: int, expected_s: float) -> dict[str, list[int]]:
-        """`runs` samples of wall and CPU time in ns. expected_s: what they should take, for the timeout."""
+    def block(self, *, runs: int, lead_in: int, expected_s: float) -> dict[str, Any]:
+        """`runs` samples of wall and CPU time in ns, and the clock after them in MHz where the kernel tells it.
+
+        expected_s: what they should take, for the timeout.
+        """
         answer = self._ask("a block of runs", 20 * expected_s, do="block", runs=runs, lead_in=lead_in)
         if not _is_samples(answer.get("wall_ns"), runs) or not _is_samples(answer.get("cpu_ns"), runs):
             raise self._failure(f"answered a block of {runs} runs with {str(answer)[:80]}")

@@ -18,6 +18,7 @@ from edgekd.device_benchmarks.measurement import (
     SeparateRun,
     Verdict,
 )
+from edgekd.device_benchmarks.throttling import board_says, clock_fall
 from edgekd.statistics import Z95
 
 _WORST_FIRST: tuple[Verdict, ...] = ("emulated", "fallback", "throttled", "contended", "drifting", "noisy")
@@ -43,6 +44,8 @@ def summarise(
     trend = statistics.drift([statistics.median(block.wall_ns) for block in blocks])
     cv = statistics.coefficient_of_variation(wall_ms)
     found = _findings(provenance, clocks, trend, cv, last / first) + _cautions(processes, clocks, cv)
+    slowed = (board_says(provenance.host_start, provenance.host_end), clock_fall(blocks))
+    found += [("throttled", text) for text in slowed if text]
     verdicts = {verdict for verdict, _ in found}
     return Measurement(
         kind="emulated" if provenance.host_start.emulated else "measured",

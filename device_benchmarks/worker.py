@@ -20,7 +20,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from edgekd.device_benchmarks import loading
+from edgekd.device_benchmarks import device_state, loading
 from edgekd.device_benchmarks.contender import Contender
 from edgekd.device_benchmarks.energy import energy_per_run
 from edgekd.device_benchmarks.statistics import is_stable, median
@@ -89,9 +89,10 @@ class Bench:
             for _ in range(lead_in):
                 self._invoke(self._fed)
             pairs = [_timed(self._invoke, self._fed) for _ in range(runs)]
+            clock_mhz = device_state.clock_mhz()
         finally:
             gc.enable()
-        return {"wall_ns": [wall for wall, _ in pairs], "cpu_ns": [cpu for _, cpu in pairs]}
+        return {"wall_ns": [wall for wall, _ in pairs], "cpu_ns": [cpu for _, cpu in pairs], "clock_mhz": clock_mhz}
 
     def layers(self, *, runs: int) -> dict[str, Any]:
         """The runtime's own profile, as a `LayerProfile`; this process times nothing else."""

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from edgekd.device_benchmarks.host import host_state
+from edgekd.device_benchmarks.host import HostState, host_state
 from edgekd.device_benchmarks.measurement import Block, Measurement, ProcessFacts, Provenance
 from edgekd.device_benchmarks.summary import compare, summarise
 
@@ -37,6 +37,8 @@ def measured(
     mode: str = "quick",
     executed: str = "runtime",
     threads: int = 1,
+    clocks_mhz: Sequence[float] = (),
+    ends: HostState | None = None,
 ) -> Measurement:
     """Two blocks make a round; the first half of the rounds is process 0."""
     state = host_state()
@@ -47,6 +49,7 @@ def measured(
             round=(i % half) // 2,
             wall_ns=tuple(round(ms * MS) for ms in samples),
             cpu_ns=tuple(round(ms * MS * cpu_share) for ms in samples),
+            clock_mhz=clocks_mhz[i] if clocks_mhz else None,
         )
         for i, samples in enumerate(block_ms)
     ]
@@ -65,7 +68,7 @@ def measured(
         processes=2,
         command="edgekd profile",
         host_start=state,
-        host_end=state,
+        host_end=ends or state,
     )
     return summarise(name, blocks, processes, provenance)
 
@@ -89,6 +92,21 @@ def test_a_steady_model_is_valid_and_its_interval_holds_its_median() -> None:
 def test_every_raw_sample_is_kept_in_order() -> None:
     blocks = [[1.0, 9.0], [2.0, 1.5], [1.0, 1.0], [3.0, 1.0]]
     assert measured(blocks).samples_ns == tuple(round(ms * MS) for block in blocks for ms in block)
+
+
+def test_a_clock_that_falls_is_throttling_and_one_that_wanders_is_not() -> None:
+    falling, turbo = np.linspace(1500, 1300, 24).tolist(), [1500.0 + 60 * (-1) ** i for i in range(24)]
+    throttled = measured(steady(), clocks_mhz=falling)
+    assert (throttled.verdict, throttled.warnings) == ("throttled", ("its clock fell from 1487 to 1313 MHz",))
+    assert measured(steady(), clocks_mhz=turbo).verdict == "valid"
+    assert measured(steady(), clocks_mhz=falling[::-1]).verdict == "valid"
+
+
+def test_what_the_board_says_of_itself_counts() -> None:
+    hot = host_state().model_copy(update={"throttled": "0x40004"})
+    assert measured(steady(), ends=hot).warnings == ("its firmware reports throttled",)
+    warm = host_state().model_copy(update={"thermal_status": 2})
+    assert measured(steady(), ends=warm).verdict == "throttled"
 
 
 def test_p90_is_not_given_below_64_samples() -> None:
