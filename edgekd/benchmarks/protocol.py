@@ -73,7 +73,7 @@ class Protocol:
 class Comparison:
     """One teacher and its students on one dataset. students: names that `edgekd.teachers.architectures` builds.
 
-    tuned: by (student, method); the protocol's where absent.
+    tuned: by (student, method); the protocol's where absent. built: how to make the students that go by another name.
     """
 
     dataset: Dataset
@@ -81,6 +81,7 @@ class Comparison:
     students: tuple[str, ...]
     protocol: Protocol
     tuned: Mapping[tuple[str, str], Settings] = field(default_factory=dict)
+    built: Mapping[str, Callable[[], nn.Module]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for student in self.students:
@@ -93,6 +94,8 @@ class Comparison:
         def new(width: float, number: int) -> nn.Module:
             with torch.random.fork_rng([]):
                 torch.manual_seed(seed_of(seed, "student", number))
+                if name in self.built and width == 1:
+                    return self.built[name]()
                 return build(
                     widened(name, width),
                     num_classes=self.dataset.num_classes,

@@ -116,23 +116,15 @@ def _network(model: str, image_size: int, num_classes: int) -> _Network:
 
 
 def _student_of(folder: Path) -> _Network:
-    from pydantic import ValidationError
-
-    from edgekd.files import read_json
     from edgekd.latency import trace_cost
-    from edgekd.students import build, parse_spec
+    from edgekd.students import build, read_spec
 
     file = folder / "student.json"
     if not file.is_file():
         raise InputError(
             "no student.json in this directory", where=folder, fix="give a directory that distill has made"
         )
-    try:
-        spec = parse_spec(read_json(file))
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        raise InputError(f"not a student ({key}: {first['msg']})", where=file) from error
+    spec = read_spec(file)
     shape = (1, spec.in_channels, spec.image_size, spec.image_size)
     return _Network(trace_cost(build(spec), shape), list(shape), spec)
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+from torch import nn
+
+from edgekd.artifact import Artifact
 from edgekd.device_benchmarks.contender import Contender, ExportedArtifact, of_artifact
 from edgekd.device_benchmarks.loading import module_of
 from edgekd.export import ExportRequest, default_cache, export_one
@@ -29,8 +33,16 @@ def _exported(contender: Contender, target: str, folder: Path) -> Contender:
     if isinstance(contender.source, ExportedArtifact):
         return contender
     module, shape = module_of(contender)
-    folder.mkdir(parents=True)
-    program = save_program(export_float(module.eval(), shape[1:]), folder / "float.pt2")
-    request = ExportRequest(target=target, precision="fp32", program=program, out=folder / target)
-    artifact = export_one(request, log=folder / "export.log", cache=default_cache())
+    artifact = exported_float(module, shape[1:], target, folder)
     return of_artifact(artifact, name=f"{contender.name.partition(', torch')[0]}, {target} fp32, exported here")
+
+
+def exported_float(module: nn.Module, shape: Sequence[int], target: str, folder: Path) -> Artifact:
+    """A module as an fp32 file of a runtime, in a new folder. shape: of its input, without the batch.
+
+    Raises: InputError, ConversionError: it cannot be traced or converted.
+    """
+    folder.mkdir(parents=True)
+    program = save_program(export_float(module.eval(), tuple(shape)), folder / "float.pt2")
+    request = ExportRequest(target=target, precision="fp32", program=program, out=folder / target)
+    return export_one(request, log=folder / "export.log", cache=default_cache())

@@ -7,7 +7,7 @@ from edgekd.students.network import StudentNet
 from edgekd.students.search import merged, search, select
 from edgekd.students.selection import Candidate, Figures, Infeasible, Limits, Selection
 from edgekd.students.space import StageSpace
-from edgekd.students.spec import AnySpec, PrunedSpec, StageSpec, StudentSpec, ZooSpec, parse_spec
+from edgekd.students.spec import AnySpec, PrunedSpec, StageSpec, StudentSpec, ZooSpec, parse_spec, read_spec
 
 __all__ = [
     "AnySpec",
@@ -33,6 +33,7 @@ __all__ = [
     "merged",
     "parse_spec",
     "parts_of",
+    "read_spec",
     "search",
     "select",
     "work_of",

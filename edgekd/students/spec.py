@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from edgekd.artifact import Frozen
+from edgekd.errors import InputError
+from edgekd.files import read_json
 
 Activation = Literal["relu", "relu6", "hardswish"]
 BlockKind = Literal["inverted", "fused", "basic", "attention"]
@@ -122,3 +125,15 @@ def parse_spec(document: Any) -> AnySpec:
     if kind not in _KINDS:
         raise ValueError(f"kind: no student of kind {kind!r}; known: {', '.join(_KINDS)}")
     return _KINDS[kind].model_validate(document)
+
+
+def read_spec(file: Path) -> AnySpec:
+    """A student from its file. Raises: InputError: there is none, or it is no student."""
+    try:
+        return parse_spec(read_json(file))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise InputError(f"not a student ({key}: {first['msg']})", where=file) from error
+    except ValueError as error:
+        raise InputError(f"not a student ({error})", where=file) from error

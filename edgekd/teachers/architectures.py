@@ -1,4 +1,5 @@
-"""Models by name: `edgekd:...`, `timm:NAME`, `torchvision:NAME`. Nothing here reads weights or the network.
+"""Models by name: `edgekd:...`, `timm:NAME`, `torchvision:NAME`, `torchvision:mobilenet_v3_small@0.5` with channels
+times a factor. Nothing here reads weights or the network.
 
 edgekd's own are for images of 28 to 64 px: `wrnD-K`; `resnetD` or `resnetD-W` (first stage of W channels, 16 unless
 given); `vitP-W-L` (patches of P px, W channels, L blocks).
@@ -21,6 +22,7 @@ _OWN_FORMS = (
     "expected edgekd:wrnD-K with D = 6n + 4 (as wrn16-2), resnetD[-W] with D = 6n + 2, or vitP-W-L (as vit4-64-4)"
 )
 _VIT_HEAD = 32  # channels of an attention head
+_WIDE = ("mobilenet_v2", "mobilenet_v3")  # torchvision's with a `width_mult`
 
 
 def build(architecture: str, *, num_classes: int, in_channels: int, image_size: int | None = None) -> nn.Module:
@@ -100,15 +102,25 @@ def _build_timm(name: str, num_classes: int, in_channels: int, image_size: int |
 def _build_torchvision(name: str, num_classes: int, in_channels: int, image_size: int | None) -> nn.Module:
     from torchvision import models
 
+    name, _, width = name.partition("@")
     _known("torchvision", name, models.list_models(module=models))
     options: dict[str, Any] = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
     if name.startswith("vit_") and image_size is not None:
         options["image_size"] = image_size
+    if width:
+        options["width_mult"] = _width(name, width)
     model: nn.Module = models.get_model(name, weights=None, num_classes=num_classes, **options)
     stem = first_convolution(model)
     if stem is not None and stem[1].in_channels != in_channels:
         model.set_submodule(stem[0], _with_in_channels(stem[1], in_channels))
     return model
+
+
+def _width(name: str, text: str) -> float:
+    if not name.startswith(_WIDE) or re.fullmatch(r"\d+(\.\d+)?", text) is None or float(text) == 0:
+        fix = f"a factor above 0, and {' or '.join(_WIDE)}"
+        raise InputError(f"torchvision:{name}@{text} is no width of a network", fix=fix)
+    return float(text)
 
 
 def _with_in_channels(conv: nn.Conv2d, in_channels: int) -> nn.Conv2d:
