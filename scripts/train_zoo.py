@@ -40,12 +40,21 @@ def batch_of(dataset: Dataset, preprocessing: Preprocessing, generator: torch.Ge
     return preprocessing.normalise(images).contiguous(memory_format=torch.channels_last), dataset.train.labels[index]
 
 
+def scales_of_one(model: nn.Module) -> None:
+    """timm starts its batch norms at 0.1, through which so deep a net passes no image within a few hundred steps."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.reset_parameters()
+
+
 def train(name: str, steps: int, dataset: Dataset, preprocessing: Preprocessing, begun: Path) -> nn.Module:
     """A net after `steps` steps, in eval mode; the weights of `begun` to start from, where there are some."""
     torch.manual_seed(0)
     model = build(name, num_classes=dataset.num_classes, in_channels=3, image_size=preprocessing.image_size)
     if begun.exists():
         model.load_state_dict(load_file(begun))
+    elif "mobileone" in name:
+        scales_of_one(model)
     model = model.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     rate = 5e-4 if any(part in name for part in SLOW) else 1e-3
     dense = any(part in name for part in DENSE)
