@@ -16,8 +16,8 @@ from edgekd.latency import corpus
 from edgekd.latency.benchmark import lines, markdown, score
 from edgekd.latency.features import FEATURES, NAMES, mask
 from edgekd.latency.hierarchy import log_ms, nominal
-from edgekd.latency.learn import covered, judge_devices, judge_families, judge_others, learn
-from edgekd.latency.published import Network, read_rows, tables_of
+from edgekd.latency.learn import Judged, covered, interval, judge_devices, judge_families, judge_others, learn
+from edgekd.latency.published import Device, Network, read_rows, tables_of
 from edgekd.latency.table import load_table
 
 HEAD = (
@@ -117,3 +117,33 @@ def test_markdown_has_one_table_per_scope(tables) -> None:
     judged = judge_families(tables)
     text = markdown([*lines("one", judged), *lines("two", judged)])
     assert text.count("### ") == 2
+
+
+def drawn(families: int, rows: int, *, between: float, rng: np.random.Generator) -> list[Judged]:
+    device = Device("cpu.ncnn.float", "board", "soc", "ncnn", "1", "fp32", "4")
+    found = []
+    for family in range(families):
+        centre = rng.normal(0, between)
+        for _ in range(rows):
+            ratio = float(np.exp(rng.normal(centre, 0.05)))
+            found.append(Judged(device, Network("n", 224, 224), str(family), ratio, 1.0, 1.0, 1.0))
+    return found
+
+
+@pytest.mark.parametrize(("families", "between"), [(4, 0.2), (8, 0.1), (20, 0.2), (5, 0.0)])
+def test_an_interval_holds_about_80_percent_of_families_that_it_has_not_seen(families: int, between: float) -> None:
+    rng, inside = np.random.default_rng(0), []
+    for _ in range(300):
+        *known, new = [drawn(1, 6, between=between, rng=rng) for _ in range(families + 1)]
+        rows = [row._replace(family=str(i)) for i, some in enumerate(known) for row in some]
+        low, high = interval(rows)
+        inside += [low <= row.measured_ms <= high for row in new]
+    assert 0.73 <= np.mean(inside) <= 0.87
+
+
+def test_rows_of_one_large_family_do_not_settle_the_interval() -> None:
+    rng = np.random.default_rng(0)
+    rows = [row for n in (200, 4, 4) for row in drawn(1, n, between=0.0, rng=rng)]
+    apart = [row._replace(family=str(i > 199) + str(i > 203), measured_ms=row.measured_ms * (1 + 0.5 * (i > 199)))
+             for i, row in enumerate(rows)]  # fmt: skip
+    assert interval(apart)[1] > 1.4
