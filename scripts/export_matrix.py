@@ -3,9 +3,11 @@
 Run: python scripts/export_matrix.py run --data cifar10-jpegq75.npz --out matrix zoo/*.safetensors
      python scripts/export_matrix.py measure matrix
      python scripts/export_matrix.py table matrix > table.md
+     python scripts/export_matrix.py check matrix/NET ...
 
 `run` calls the command once per net and keeps its export.json (what is there is not run again); `measure` times what an
-export with --no-measure left out, as the command would, once the machine is quiet; `table` reads both.
+export with --no-measure left out, as the command would, once the machine is quiet; `table` reads both; `check` checks
+the int8 files of exports anew, after the check itself has changed.
 """
 
 from __future__ import annotations
@@ -19,7 +21,11 @@ from typing import Any
 
 from edgekd.device_benchmarks import measure_all
 from edgekd.export import ExportOutcome
+from edgekd.export.check import CheckReport, check_all
 from edgekd.files import write_json
+from edgekd.pipeline.context import sample_images
+from edgekd.pipeline.model_export.checking import sentence
+from edgekd.pipeline.model_export.inputs import load_inputs
 from edgekd.pipeline.model_export.measuring import BRIEF, THREADS, contenders_of, latency_of, measurable, pairs_of
 from edgekd.pipeline.model_export.planning import Planned
 from edgekd.pipeline.model_export.result import ExportDocument, ExportRow
@@ -50,7 +56,12 @@ def main() -> int:
     runner.add_argument("--options", default="", help="further options of `edgekd export`, as one string")
     for name in ("measure", "table"):
         commands.add_parser(name).add_argument("folder", type=Path)
+    commands.add_parser("check").add_argument("folders", nargs="+", type=Path)
     options = parser.parse_args()
+    if options.command == "check":
+        for folder in options.folders:
+            check_anew(folder)
+        return 0
     if options.command == "run":
         return max(run(model, options) for model in options.models)
     if options.command == "measure":
@@ -76,6 +87,37 @@ def run(model: Path, options: argparse.Namespace) -> int:
 def finished(path: Path) -> bool:
     """Whether an export ended and left its whole document."""
     return path.is_file() and "rows" in json.loads(path.read_text(encoding="utf-8"))
+
+
+def check_anew(folder: Path) -> None:
+    """The int8 rows of one export with reports by today's check; the files and their programs are what they were."""
+    file = folder / "export.json"
+    document = ExportDocument.model_validate_json(file.read_text(encoding="utf-8"))
+    settings, inputs = document.settings, load_inputs(document.settings)
+    count = max(settings.test_images, settings.check_images)
+    images, labels = sample_images(inputs.dataset, count, seed=settings.seed)
+    programs = {facts.name: folder / facts.file for facts in document.programs}
+    rows = [row for row in document.rows if row.precision == "int8" and row.artifact is not None]
+    files = [row.artifact.model_copy(update={"path": folder / row.artifact.path}) for row in rows if row.artifact]
+    reports = check_all(
+        [(artifact, programs[row.program]) for artifact, row in zip(files, rows, strict=True)],
+        images,
+        labels,
+        inputs.preprocessing,
+        log_dir=folder / "logs",
+        parity_images=settings.check_images,
+        baseline=programs["float"],
+    )
+    found = dict(zip((row.label for row in rows), reports, strict=True))
+    print(*(f"{folder.name} {sentence(report)}" for report in reports), sep="\n", flush=True)
+    anew = tuple(with_report(row, found[row.label]) if row.label in found else row for row in document.rows)
+    write_json(file, document.model_copy(update={"rows": anew}).model_dump(mode="json"))
+
+
+def with_report(row: ExportRow, report: CheckReport) -> ExportRow:
+    """The row as this report would have made it."""
+    state = "exported-and-checked" if report.passed else "check-failed"
+    return row.model_copy(update={"check": report, "state": state, "reason": "; ".join(report.failures)})
 
 
 def measure(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +18,6 @@ from edgekd.benchmarks.methods import weights_path
 from edgekd.benchmarks.protocol import Comparison
 from edgekd.data.dataset import Dataset
 from edgekd.distill import (
-    CrossEntropy,
     Milestone,
     SoftTarget,
     Stage,
@@ -36,7 +36,7 @@ from edgekd.quant import convert, prepare_qat, ptq, save_program
 from edgekd.targets.spec import QuantSpec
 from edgekd.teachers.black_box import open_black_box
 
-CALIBRATION_IMAGES, QAT_EPOCHS, QAT_LEARNING_RATE = 512, 2.0, 0.01
+CALIBRATION_IMAGES, QAT_SHARE, QAT_LEARNING_RATE = 512, 0.1, 1e-4  # share: of the training's epochs
 Row = Mapping[str, Any]
 
 
@@ -94,25 +94,32 @@ def _quantised(comparison: Comparison, student: str, weights: Path, seed: int, o
 def _trained_on(
     comparison: Comparison, student: nn.Module, example: torch.Tensor, spec: QuantSpec, seed: int, work: Path
 ) -> ExportedProgram:
-    """The student with fake quantisation, taught by soft targets from its float weights on."""
+    """The student with fake quantisation, taught by its float self as `edgekd export --qat-epochs` does it.
+
+    The method's own teacher would teach another thing than the method did, and be credited to it.
+    """
     data = comparison.dataset
     torch.manual_seed(seed)
+    itself = copy.deepcopy(student)
     qat = prepare_qat(student, example, spec)
     training = Training(
-        epochs=QAT_EPOCHS,
+        epochs=QAT_SHARE * comparison.protocol.epochs,
         batch_size=comparison.protocol.batch_size,
+        optimiser="adamw",
         learning_rate=QAT_LEARNING_RATE,
+        schedule="cosine",
+        warmup=0.05,
+        weight_decay=0.0,
         shift_px=comparison.protocol.shift_px,
-        clip_norm=comparison.protocol.clip_norm,
+        clip_norm=1.0,
         seed=seed,
         device="cpu",
         mixed_precision="no",
     )
-    terms = [Term(CrossEntropy(), 0.1), Term(SoftTarget(temperature=4.0), 0.9, source="teacher")]
+    terms = [Term(SoftTarget(temperature=1.0), source="float")]
     # Ranges and statistics stand still for the last steps, which so train against the grid that is shipped.
     milestones = (Milestone(0.6, qat.freeze_observers), Milestone(0.7, qat.freeze_bn_statistics))
-    teacher = comparison.teacher.adapt(data.preprocessing)
-    stage = Stage("qat", data, {"student": qat}, terms, {"teacher": teacher}, training, milestones, diagnose=False)
+    stage = Stage("qat", data, {"student": qat}, terms, {"float": itself}, training, milestones, diagnose=False)
     run_stage(stage, out=work / "training")
     return convert(qat)
 
