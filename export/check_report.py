@@ -69,6 +69,8 @@ class PairedAccuracy(Frozen):
 class CheckReport(Frozen):
     """What was found. A number is None where the artifact gave no outputs to compute it from.
 
+    float32_snr_db: of the worst output, what torch's float32 keeps of an int8 program in float64: where that is little,
+    one code more or less decides, and no runtime can be near.
     n_images: images of the parity figures: snr_db (signal to noise, 200 = identical) and max_abs_error of the output
     that is furthest off, which worst_output names; outputs has every one. top1_agreement: part of the images where
     artifact and reference name the same class (of the pixels, where the first output is an image of classes).
@@ -89,6 +91,7 @@ class CheckReport(Frozen):
     n_images: int = 0
     snr_db: float | None = None
     max_abs_error: float | None = None
+    float32_snr_db: float | None = None
     outputs: tuple[OutputParity, ...] = ()
     worst_output: str = ""
     top1_agreement: float | None = None
@@ -134,8 +137,10 @@ def _parity_failures(report: CheckReport, limits: CheckBars) -> list[str]:
     failures = []
     which = f" of output '{report.worst_output}'" if len(report.outputs) > 1 else ""
     if report.snr_db is not None and report.snr_db < limits.snr_db:
+        own = report.float32_snr_db
+        chaos = f"; torch's own float32 keeps {own:.1f} dB" if own is not None and own < limits.snr_db else ""
         failures.append(
-            f"parity{which} {report.snr_db:.1f} dB is under {limits.snr_db:g} dB (on {report.n_images} images)"
+            f"parity{which} {report.snr_db:.1f} dB is under {limits.snr_db:g} dB (on {report.n_images} images{chaos})"
         )
     if report.top1_agreement is not None and report.top1_agreement < limits.top1_agreement:
         agreement = f"top-1 agreement {report.top1_agreement:.4f} is under {limits.top1_agreement:g}"

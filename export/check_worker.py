@@ -64,6 +64,7 @@ def check(request: Mapping[str, Any]) -> dict[str, Any]:
         "int8_share": evidence.int8_share,
         "int8_macs_share": evidence.int8_macs_share if evidence.macs else None,
         **parity_of(pairs),
+        "float32_snr_db": _float32_snr_db(kept, expected),
         **_accuracy_of(kept, request["baseline"], session, artifact, images, pairs[0][2], deadline),
     }
 
@@ -109,6 +110,12 @@ def parity_of(pairs: list[tuple[str, FloatArray, FloatArray]]) -> dict[str, Any]
         "agreement_over": "pixels" if got.ndim == 4 else "images",
         "warnings": [text for name, wanted, _ in pairs if (text := _tells_nothing(name, wanted))],
     }
+
+
+def _float32_snr_db(kept: Mapping[str, FloatArray], expected: Mapping[str, FloatArray]) -> float | None:
+    """What float32 keeps of the worst output; None for a float program."""
+    read = {name: kept[f"float32:{name}"] for name in expected if f"float32:{name}" in kept}
+    return min((parity(expected[name][: len(got)], got)["snr_db"] for name, got in read.items()), default=None)
 
 
 def parity(expected: FloatArray, outputs: FloatArray) -> dict[str, float]:

@@ -362,3 +362,36 @@ def test_without_labels_only_parity_is_judged(program, pixels, weight, tmp_path)
     report = check(artifact, program, pixels, None, PREPROCESSING, log=tmp_path / "check.log")
     assert report.passed
     assert (report.accuracy_top1, report.n_accuracy_images) == (None, 0)
+
+
+def test_an_int8_artifact_is_compared_with_its_program_in_float64(tmp_path, pixels, labels):
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 16, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(16, CLASSES, 8), torch.nn.Flatten()
+    )
+    images = PREPROCESSING.normalise(torch.from_numpy(pixels))
+    program = save_program(ptq(net.eval(), [images], QuantSpec(scheme="affine")), tmp_path / "int8.pt2")
+    artifact = open_model_file(program).model_copy(update={"precision": "int8"})
+    report = check(artifact, program, pixels, labels, PREPROCESSING, log=tmp_path / "check.log")
+    (kept,) = (tmp_path / "reference").glob("*.npz")
+    arrays = np.load(kept)
+    name = next(key for key in arrays.files if key.startswith("output:"))
+    exact, float32 = arrays[name], arrays[name.replace("output:", "float32:")]
+    assert 0 < np.abs(exact - float32).max() < 1e-3 * np.abs(exact).max() or np.array_equal(exact, float32)
+    assert report.snr_db == pytest.approx(report.float32_snr_db, abs=0.01), "the program itself ran in float32"
+
+
+def test_a_parity_that_float32_itself_cannot_keep_says_so():
+    report = CheckReport(
+        target="tflite",
+        precision="int8",
+        passed=True,
+        n_images=64,
+        snr_db=27.4,
+        float32_snr_db=23.5,
+        top1_agreement=1.0,
+    )
+    assert failures_of(report) == ("parity 27.4 dB is under 30 dB (on 64 images; torch's own float32 keeps 23.5 dB)",)
+    assert failures_of(report.model_copy(update={"float32_snr_db": 60.0})) == (
+        "parity 27.4 dB is under 30 dB (on 64 images)",
+    )
