@@ -7,6 +7,7 @@ that: torch keeps 24 dB of its own float64 answers for an int8 RegNetY, LiteRT a
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,11 +20,8 @@ decomposed = torch.ops.quantized_decomposed
 
 
 def in_float64(graph: fx.GraphModule) -> fx.GraphModule | None:
-    """The program (`folded`) from float64 to float64 values, or None where nothing in it is quantised.
-
-    graph: is changed in place.
-    """
-    found = False
+    """The program (`folded`) from float64 to float64 values, or None where nothing in it is quantised."""
+    found, graph = False, copy.deepcopy(graph)  # its parameters are the program's own
     for node in graph.graph.nodes:
         if node.op != "call_function":
             continue

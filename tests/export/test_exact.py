@@ -57,6 +57,16 @@ def test_it_is_the_same_program_but_for_float32s_roundings(program, images):
     assert torch.dist(plain.double(), found) < 0.02 * plain.norm()
 
 
+def test_the_program_keeps_its_own_weights(images):
+    spec = QuantSpec(scheme="affine", float_layers=("plain", "head"))
+    program = ptq(Net().eval(), [images], spec)
+    before = folded(program)(images[:1])
+    exact = in_float64(folded(program))
+    assert exact is not None
+    assert torch.equal(folded(program)(images[:1]), before)
+    torch.testing.assert_close(exact(images[:1].double()).float(), before, rtol=0.05, atol=0.05)
+
+
 def test_nothing_in_it_is_rounded_to_float32(program):
     exact = in_float64(folded(program))
     assert exact is not None
