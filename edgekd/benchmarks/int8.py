@@ -27,6 +27,7 @@ from edgekd.distill import (
     evaluation_of,
     run_stage,
 )
+from edgekd.distill.interrupts import Interrupted
 from edgekd.errors import EdgekdError
 from edgekd.export.check_reference import PROVEN_ON, answering
 from edgekd.export.request import ExportRequest
@@ -63,6 +64,8 @@ def quantise_best(
             row = {"student": student, "method": method, "seed": seed}
             try:
                 row |= _quantised(comparison, student, weights_path(out, student, method, seed), seed, out)
+            except Interrupted:
+                raise
             except EdgekdError as error:
                 row["refused"] = str(error)
             found.append(row)
