@@ -7,12 +7,14 @@ from typing import Any
 from torch import nn
 
 from edgekd.errors import InputError, did_you_mean
+from edgekd.teachers.architectures import build
 
 
 def build_named(name: str, *, image_size: int | None = None, num_classes: int = 1000) -> nn.Module:
     """`torchvision:NAME` or `timm:NAME` as an untrained module in eval mode. Nothing is downloaded.
 
-    image_size matters for networks whose position tables have a fixed size (most vision transformers).
+    `torchvision:mobilenet_v2@0.5` has half the channels. image_size matters for networks whose position tables have a
+    fixed size (most vision transformers).
     Raises: InputError: no such library or network; the nearest names are given.
 
     >>> type(build_named("torchvision:resnet18")).__name__
@@ -28,6 +30,8 @@ def build_named(name: str, *, image_size: int | None = None, num_classes: int = 
 def _torchvision(network: str, image_size: int | None, num_classes: int) -> nn.Module:
     from torchvision import models
 
+    if "@" in network:  # a width: classifiers alone have one
+        return build(f"torchvision:{network}", num_classes=num_classes, in_channels=3, image_size=image_size)
     if network not in models.list_models():
         raise InputError(f"torchvision has no '{network}'", fix=did_you_mean(network, models.list_models()))
     # These would fill gigabytes with careful random numbers that nobody reads.

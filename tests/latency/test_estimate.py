@@ -16,6 +16,7 @@ from edgekd.latency import (
     estimate_size_mib,
 )
 from edgekd.latency.estimate import INTERVAL_FACTORS, kernel_seconds
+from edgekd.latency.networks import build_named
 from edgekd.profile import ComputeUnit, HardwareProfile, load_profile, profile_names
 
 NANO = load_profile("jetson-nano")
@@ -148,3 +149,8 @@ def test_where_the_unit_has_rows_they_price_the_search_in_place_of_the_roofline(
     large = op.model_copy(update={"weight_elements": 10**7})
     beyond = [ms + slope * 10**7 for ms, slope in model.tariffs]
     assert model.graph_ms(graph(large)) + max(beyond) == pytest.approx(model.estimate(graph(large)).p50_ms)
+
+
+def test_a_width_of_a_network_is_estimated() -> None:
+    half, whole = (build_named(f"torchvision:mobilenet_v2{width}", num_classes=10) for width in ("@0.5", ""))
+    assert sum(p.numel() for p in half.parameters()) < 0.4 * sum(p.numel() for p in whole.parameters())
