@@ -107,6 +107,11 @@ def test_what_the_board_says_of_itself_counts() -> None:
     assert measured(steady(), ends=hot).warnings == ("its firmware reports throttled",)
     warm = host_state().model_copy(update={"thermal_status": 2})
     assert measured(steady(), ends=warm).verdict == "throttled"
+    fair, serious = (
+        host_state().model_copy(update={"thermal_status": level, "kernel": "Darwin 22A"}) for level in (1, 2)
+    )
+    assert measured(steady(), ends=fair).verdict == "valid"
+    assert measured(steady(), ends=serious).warnings == ("iOS's thermal status is 2 at the end",)
 
 
 def test_p90_is_not_given_below_64_samples() -> None:
