@@ -10,7 +10,6 @@ from edgekd.artifact import Frozen
 from edgekd.device_benchmarks.block_build import CALIBRATION_NETWORKS, Progress, build_table, fit, sample, timed
 from edgekd.device_benchmarks.block_table import Bench, BlockTable
 from edgekd.students import Limits, Part, Prices, Selection, StageSpace, StudentSpec, parts_of, search
-from edgekd.students.costs import Work
 
 UNSEEN_SEED = 1000
 PER_FAMILY = 9
@@ -138,9 +137,6 @@ class _Unlimited:
 
     def __init__(self, p90_over_p50: float) -> None:
         self.p90_over_p50 = p90_over_p50
-
-    def work_ms(self, graph: Work) -> float:
-        raise NotImplementedError("the table prices whole parts")
 
     def memory_mib(self, weight_elements: int, peak_activation_elements: int) -> float:
         return 0.0

@@ -18,7 +18,7 @@ from edgekd.device_benchmarks.measurement import (
     SeparateRun,
     Verdict,
 )
-from edgekd.device_benchmarks.throttling import board_says, clock_fall
+from edgekd.device_benchmarks.throttling import clock_drop, reported_throttling
 from edgekd.statistics import Z95
 
 _WORST_FIRST: tuple[Verdict, ...] = ("emulated", "fallback", "throttled", "contended", "drifting", "noisy")
@@ -44,7 +44,7 @@ def summarise(
     trend = statistics.drift([statistics.median(block.wall_ns) for block in blocks])
     cv = statistics.coefficient_of_variation(wall_ms)
     found = _findings(provenance, clocks, trend, cv, last / first) + _cautions(processes, clocks, cv)
-    slowed = (board_says(provenance.host_start, provenance.host_end), clock_fall(blocks))
+    slowed = (reported_throttling(provenance.host_start, provenance.host_end), clock_drop(blocks))
     found += [("throttled", text) for text in slowed if text]
     verdicts = {verdict for verdict, _ in found}
     return Measurement(

@@ -8,19 +8,19 @@ from collections.abc import Sequence
 from edgekd.device_benchmarks.host import HostState
 from edgekd.device_benchmarks.measurement import Block
 
-CLOCK_FELL = 0.02
+CLOCK_DROP = 0.02
 BLOCKS_MIN = 10
 # Bits of `vcgencmd get_throttled`: now, and 16 higher since the last start. Source: Raspberry Pi OS documentation.
 _PI_BITS = {0: "under-voltage", 1: "clock capped", 2: "throttled", 3: "soft temperature limit"}
 
 
-def clock_fall(blocks: Sequence[Block]) -> str | None:
+def clock_drop(blocks: Sequence[Block]) -> str | None:
     """What to say when the clock was lower in every late block than in every early one, by over 2% in the median.
 
     Clocks that wander both ways, as a desktop's turbo, are no throttling. None as well where no clock is told.
 
     >>> falling = [Block(process=0, round=i, wall_ns=(1,), cpu_ns=(1,), clock_mhz=1500.0 - 10 * i) for i in range(10)]
-    >>> clock_fall(falling)
+    >>> clock_drop(falling)
     'its clock fell from 1495 to 1415 MHz'
     """
     clocks = [block.clock_mhz for block in blocks if block.clock_mhz is not None]
@@ -29,12 +29,12 @@ def clock_fall(blocks: Sequence[Block]) -> str | None:
     fifth = len(clocks) // 5
     first, last = clocks[:fifth], clocks[-fifth:]
     before, after = statistics.median(first), statistics.median(last)
-    if max(last) >= min(first) or after >= before * (1 - CLOCK_FELL):
+    if max(last) >= min(first) or after >= before * (1 - CLOCK_DROP):
         return None
     return f"its clock fell from {before:.0f} to {after:.0f} MHz"
 
 
-def board_says(start: HostState, end: HostState) -> str | None:
+def reported_throttling(start: HostState, end: HostState) -> str | None:
     """What a Raspberry Pi's firmware or a phone's thermal service held against the device during the measurement.
 
     Android lowers clocks from its first level on; on Apple's devices that is "fair", which only stops background work.
@@ -42,15 +42,15 @@ def board_says(start: HostState, end: HostState) -> str | None:
     apple = end.kernel.startswith("Darwin")
     if (end.thermal_status or 0) > (1 if apple else 0):
         return f"{'iOS' if apple else 'Android'}'s thermal status is {end.thermal_status} at the end"
-    return pi_says(start.throttled, end.throttled)
+    return raspberry_pi_throttling(start.throttled, end.throttled)
 
 
-def pi_says(start: str | None, end: str | None) -> str | None:
+def raspberry_pi_throttling(start: str | None, end: str | None) -> str | None:
     """Of two answers of `vcgencmd get_throttled`: what holds at the end, or has happened between them.
 
-    >>> pi_says("0x0", "0x50000")
+    >>> raspberry_pi_throttling("0x0", "0x50000")
     'its firmware reports under-voltage, throttled'
-    >>> pi_says("0x50000", "0x50000") is None
+    >>> raspberry_pi_throttling("0x50000", "0x50000") is None
     True
     """
     before, after = _bits(start), _bits(end)

@@ -27,25 +27,31 @@ aten = torch.ops.aten
 _SIZED = {aten.view.default, aten.reshape.default, aten._unsafe_view.default, aten.expand.default}
 BATCH = 64
 PROVEN_ON = 64
-FLOAT32_IMAGES = 64
 
 
 def write_reference(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Run the program and keep its outputs as .npz: `output:NAME` of the parity images, `logits` of all of them."""
+    """Run the program and keep its outputs as .npz: `output:NAME` of the parity images, `logits` of all of them.
+
+    An int8 program's are those in float64; `float32:NAME` is what float32 makes of the first PROVEN_ON images.
+    """
     from edgekd.quant import load_program, output_names
 
     images, program = Images(Path(request["data"])), load_program(Path(request["program"]))
-    deadline = Deadline(request["time_budget_s"])
+    deadline, names = Deadline(request["time_budget_s"]), output_names(program)
     torch.set_num_threads(request["threads"])
-    wanted = min(len(images), request["parity_images"])
-    outputs = dict(zip(output_names(program), _every_output(program, images, wanted, deadline), strict=True))
-    if not all(np.isfinite(value).all() for value in outputs.values()):
+    wanted, single = min(len(images), request["parity_images"]), folded(program)
+    exact = in_float64(single)
+    module, dtype = (single, torch.float32) if exact is None else (exact, torch.float64)
+    outputs = gathered(lambda i: _outputs(module, images.normalised(i, i + 1), dtype), wanted, deadline)
+    if not all(np.isfinite(value).all() for value in outputs):
         return {"broken": "its outputs are NaN or infinite"}
-    arrays = {f"output:{name}": value for name, value in outputs.items()}
-    first = next(iter(outputs.values()))
-    arrays |= _float32_reading(program, images, outputs)
+    arrays = {f"output:{name}": value for name, value in zip(names, outputs, strict=True)}
+    first, known = outputs[0], [value[:PROVEN_ON] for value in outputs]
+    if exact is not None:
+        known = gathered(lambda i: _outputs(single, images.normalised(i, i + 1)), len(known[0]), deadline)
+        arrays |= {f"float32:{name}": value for name, value in zip(names, known, strict=True)}
     if first.ndim == 2 and images.labels is not None:
-        arrays["logits"] = _logits(program, images, first, deadline)
+        arrays["logits"] = _logits(program, images, first, known[0], deadline)
 
     def write(temporary: Path) -> None:
         with temporary.open("wb") as stream:
@@ -55,41 +61,24 @@ def write_reference(request: Mapping[str, Any]) -> dict[str, Any]:
     return {"n_images": len(first)}
 
 
-def _every_output(program: ExportedProgram, images: Images, count: int, deadline: Deadline) -> list[FloatArray]:
-    """Each output on the first images, one at a time: what parity is judged by."""
-    exact = in_float64(folded(program))
-    module, dtype = (folded(program), torch.float32) if exact is None else (exact, torch.float64)
-
-    return gathered(lambda index: _all(module, images.normalised(index, index + 1), dtype), count, deadline)
-
-
-def _float32_reading(
-    program: ExportedProgram, images: Images, outputs: Mapping[str, FloatArray]
-) -> dict[str, FloatArray]:
-    """`float32:NAME` of an int8 program on a few images: what float32's roundings alone make of it."""
-    if in_float64(folded(program)) is None:
-        return {}
-    count = min(FLOAT32_IMAGES, len(next(iter(outputs.values()))))
-    module = folded(program)
-    parts = [_all(module, images.normalised(index, index + 1)) for index in range(count)]
-    columns = (np.concatenate(values) for values in zip(*parts, strict=True))
-    return {f"float32:{name}": values for name, values in zip(outputs, columns, strict=True)}
-
-
-def _all(module: nn.Module, image: FloatArray, dtype: torch.dtype = torch.float32) -> list[FloatArray]:
+def _outputs(module: nn.Module, image: FloatArray, dtype: torch.dtype = torch.float32) -> list[FloatArray]:
+    """Each output for one image, kept in float32."""
     with torch.inference_mode():
         result = module(torch.from_numpy(image).to(dtype))
     return [value.float().numpy().copy() for value in (result if isinstance(result, (tuple, list)) else [result])]
 
 
-def _logits(program: ExportedProgram, images: Images, first: FloatArray, deadline: Deadline) -> FloatArray:
-    """The first output on all images: those of the parity images as they are, the others from the fastest form."""
-    if len(first) == len(images):
-        return first
-    answers = answering(program, torch.from_numpy(images.normalised(0, min(len(first), PROVEN_ON))))
+def _logits(
+    program: ExportedProgram, images: Images, first: FloatArray, known: FloatArray, deadline: Deadline
+) -> FloatArray:
+    """The first output on all images: those of the parity images as they are, the others from the fastest form.
+
+    known: float32 answers for the first images, to prove that form on.
+    """
+    module, size = _fastest(program, images.normalised(0, len(known)), known)
 
     def answer(start: int, stop: int) -> FloatArray:
-        return answers(torch.from_numpy(images.normalised(start, stop))).numpy()
+        return _run(module, images.normalised(start, stop), size)
 
     rest = classify(answer, len(first), len(images), deadline=deadline)
     return np.concatenate([first, rest]) if len(rest) else first
@@ -101,15 +90,15 @@ def answering(program: ExportedProgram, images: torch.Tensor) -> Callable[[torch
     images: some to prove that form on; the more, the surer.
     """
     known = images[:PROVEN_ON].numpy()
-    module, size = _fastest(program, known)
+    module, size = _fastest(program, known, _run(folded(program), known, 1))
     return lambda batch: torch.from_numpy(_run(module, batch.numpy(), size))
 
 
-def _fastest(program: ExportedProgram, images: FloatArray) -> tuple[nn.Module, int]:
-    """The program as a module and the batch it takes: free where that names the same classes as one image at a time."""
-    single, module = folded(program), free_batch(program)
-    if module is None or not _same_classes(module, images, _run(single, images, 1)):
-        return single, 1
+def _fastest(program: ExportedProgram, images: FloatArray, known: FloatArray) -> tuple[nn.Module, int]:
+    """The program as a module and the batch it takes: free where that names the classes that `known` names."""
+    module = free_batch(program)
+    if module is None or not _same_classes(module, images, known):
+        return folded(program), 1
     return module, BATCH
 
 

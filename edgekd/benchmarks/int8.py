@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -17,22 +18,14 @@ from edgekd.benchmarks.catalogue import BASELINE
 from edgekd.benchmarks.methods import weights_path
 from edgekd.benchmarks.protocol import Comparison
 from edgekd.data.dataset import Dataset
-from edgekd.distill import (
-    Milestone,
-    SoftTarget,
-    Stage,
-    Term,
-    Training,
-    evaluate,
-    evaluation_of,
-    run_stage,
-)
+from edgekd.distill import Training, evaluate, evaluation_of, run_stage
 from edgekd.distill.interrupts import Interrupted
 from edgekd.errors import EdgekdError
 from edgekd.export.check_reference import PROVEN_ON, answering
 from edgekd.export.request import ExportRequest
 from edgekd.export.runner import export_one
 from edgekd.pipeline.context import calibration_batches
+from edgekd.pipeline.model_export.training import stage_from_float
 from edgekd.quant import convert, prepare_qat, ptq, save_program
 from edgekd.targets.spec import QuantSpec
 from edgekd.teachers.black_box import open_black_box
@@ -108,21 +101,13 @@ def _trained_on(
     training = Training(
         epochs=QAT_SHARE * comparison.protocol.epochs,
         batch_size=comparison.protocol.batch_size,
-        optimiser="adamw",
         learning_rate=QAT_LEARNING_RATE,
-        schedule="cosine",
-        warmup=0.05,
-        weight_decay=0.0,
         shift_px=comparison.protocol.shift_px,
-        clip_norm=1.0,
         seed=seed,
         device="cpu",
         mixed_precision="no",
     )
-    terms = [Term(SoftTarget(temperature=1.0), source="float")]
-    # Ranges and statistics stand still for the last steps, which so train against the grid that is shipped.
-    milestones = (Milestone(0.6, qat.freeze_observers), Milestone(0.7, qat.freeze_bn_statistics))
-    stage = Stage("qat", data, {"student": qat}, terms, {"float": itself}, training, milestones, diagnose=False)
+    stage = dataclasses.replace(stage_from_float(qat, itself, data, training), diagnose=False)
     run_stage(stage, out=work / "training")
     return convert(qat)
 

@@ -7,6 +7,7 @@ take the same time. Then both are taught by `methods.py`, with settings that `tu
 from __future__ import annotations
 
 import math
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 from torch import nn
 
+from edgekd.artifact import Artifact
 from edgekd.benchmarks.methods_page import summary
 from edgekd.data.dataset import Dataset
 from edgekd.device_benchmarks.contender import of_artifact
@@ -89,9 +91,16 @@ def scaled(rival: Rival, spec: AnySpec, dataset: Dataset, *, runtime: str, out: 
         if any(kept.get(key) != value for key, value in asked.items()):
             raise InputError("it holds another student or rival", where=out, fix="name another --out")
         return kept
-    at = _Side(rival, spec, dataset, runtime, out / "scaling", tell)
-    width = width_of_equal_latency(at.quick)
-    found = at.measured(width, processes=PROCESSES)
+    with tempfile.TemporaryDirectory(prefix="edgekd-rival-") as folder:
+        pair = _SideBySide(rival, spec, dataset, runtime, Path(folder))
+
+        def quick(width: float) -> PairedRatio:
+            found = pair.measured(width)
+            tell(f"width {width:g}: the rival takes {_ratio(found):.2f}x the student's time")
+            return found
+
+        width = width_of_equal_latency(quick)
+        found = pair.measured(width, processes=PROCESSES)
     answer = {**asked, "width": width, "rival_over_student": _figures(found), "text": found.text}
     write_json(file, answer)
     return answer
@@ -121,32 +130,27 @@ def width_of_equal_latency(measure: MeasureAt) -> float:
     return min(ratios, key=lambda step: abs(math.log(ratios[step]))) * STEP
 
 
-class _Side:
-    """The two networks as files of one runtime, side by side."""
+class _SideBySide:
+    """The two networks as files of one runtime; each width is exported once."""
 
-    def __init__(
-        self, rival: Rival, spec: AnySpec, dataset: Dataset, runtime: str, folder: Path, tell: Tell
-    ) -> None:  # fmt: skip
-        self._rival, self._dataset, self._runtime, self._folder, self._tell = rival, dataset, runtime, folder, tell
-        own = dataset.preprocessing
-        self._shape = (own.channels, own.image_size, own.image_size)
-        self._student = self._file(STUDENT, build(spec))
+    def __init__(self, rival: Rival, spec: AnySpec, dataset: Dataset, runtime: str, folder: Path) -> None:
+        self._rival, self._dataset, self._runtime, self._folder = rival, dataset, runtime, folder
+        self._student = self._exported(STUDENT, build(spec))
+        self._rivals: dict[float, Artifact] = {}
 
-    def quick(self, width: float) -> PairedRatio:
-        found = self.measured(width, processes=None)
-        self._tell(f"width {width:g}: the rival takes {_ratio(found):.2f}x the student's time")
-        return found
-
-    def measured(self, width: float, *, processes: int | None) -> PairedRatio:
-        rival = self._file(f"{RIVAL}-{width:g}", self._rival.built(width, self._dataset))
-        contenders = [of_artifact(self._student, name=STUDENT), of_artifact(rival, name=RIVAL)]
+    def measured(self, width: float, *, processes: int | None = None) -> PairedRatio:
+        """Speed of the student over the rival of a width, which is the rival's time over the student's."""
+        if width not in self._rivals:
+            self._rivals[width] = self._exported(f"{RIVAL}-{width:g}", self._rival.built(width, self._dataset))
+        contenders = [of_artifact(self._student, name=STUDENT), of_artifact(self._rivals[width], name=RIVAL)]
         found = measure_all(contenders, pairs=[(RIVAL, STUDENT)], processes=processes).ratio(RIVAL, STUDENT)
         assert found is not None  # nothing keeps going: a contender that fails raises
         return found
 
-    def _file(self, name: str, module: nn.Module) -> Any:
-        number = sum(1 for _ in self._folder.glob("*")) if self._folder.is_dir() else 0
-        return exported_float(module, self._shape, self._runtime, self._folder / f"{number}-{name}")
+    def _exported(self, name: str, module: nn.Module) -> Artifact:
+        own = self._dataset.preprocessing
+        shape = (own.channels, own.image_size, own.image_size)
+        return exported_float(module, shape, self._runtime, self._folder / name)
 
 
 def _ratio(found: PairedRatio) -> float:

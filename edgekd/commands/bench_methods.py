@@ -64,14 +64,14 @@ def methods(  # noqa: PLR0913 - a command's options are its parameters
     from edgekd.data import load_data
     from edgekd.teachers import load_teacher
 
-    chosen, numbers = choose(methods), _numbers(seeds, tune=tune)
+    chosen, numbers = choose(methods), seed_numbers(seeds, tune=tune)
     protocol = Protocol(epochs, images, batch_size, learning_rate, views=views, device=_known(device))
     dataset = subset(load_data(data), images)
     known = load_teacher(teacher, weights=weights, dataset=dataset)
     comparison = Comparison(dataset, known, tuple(student or ["edgekd:resnet20"]), protocol)
     if tune:
-        comparison = tuned(comparison, chosen, out=out, resume=resume, on_row=_say)
-    compare(comparison, chosen, seeds=numbers, out=out, resume=resume or tune, on_row=_say)
+        comparison = tuned(comparison, chosen, out=out, resume=resume, on_row=say_row)
+    compare(comparison, chosen, seeds=numbers, out=out, resume=resume or tune, on_row=say_row)
     _report(comparison, chosen, out, costs=costs, int8=int8, page=page, json=json)
 
 
@@ -104,7 +104,8 @@ def _report(
         console.data().print(f"\n{int8_table(quantised)}", markup=False)
 
 
-def _numbers(seeds: str, *, tune: bool) -> tuple[int, ...]:
+def seed_numbers(seeds: str, *, tune: bool) -> tuple[int, ...]:
+    """The numbers of a list. Raises: InputError: it is none, or has the seed that --tune settles with."""
     from edgekd.benchmarks.tuning import SEED
     from edgekd.errors import InputError
 
@@ -125,7 +126,8 @@ def _known(device: str) -> str:
     return device
 
 
-def _say(row: dict[str, Any]) -> None:
+def say_row(row: dict[str, Any]) -> None:
+    """One training as a line."""
     at = f"{row['student']} {row['method']} seed {row['seed']}"
     if "refused" in row:
         outcome = row["refused"]

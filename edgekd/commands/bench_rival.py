@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgekd.commands import console
-from edgekd.commands.bench_methods import Json, Page
+from edgekd.commands.bench_methods import Json, Page, say_row, seed_numbers
 
 if TYPE_CHECKING:
     from edgekd.data.dataset import Dataset
@@ -47,11 +47,10 @@ def rival(  # noqa: PLR0913 - a command's options are its parameters
     from edgekd.benchmarks.protocol import Protocol, subset
     from edgekd.benchmarks.rival import Rival, page_text, scaled, spec_fits, verdict
     from edgekd.benchmarks.tuning import tune
-    from edgekd.commands.bench_methods import _numbers, _say
     from edgekd.data import load_data
     from edgekd.students import read_spec
 
-    numbers, chosen = _numbers(seeds, tune=True), choose(method)
+    numbers, chosen = seed_numbers(seeds, tune=True), choose(method)
     spec = read_spec(student)
     dataset = subset(load_data(data, image_size=spec.image_size), images)
     spec_fits(spec, dataset, student)
@@ -61,8 +60,8 @@ def rival(  # noqa: PLR0913 - a command's options are its parameters
         answer = scaled(contest, spec, dataset, runtime=runtime, out=out, tell=console.talk().print)
     protocol = Protocol(epochs, images, batch_size)
     comparison = _comparison(dataset, teacher, protocol, spec, contest, answer["width"])
-    comparison = tune(comparison, chosen, out=out, resume=True, on_row=_say)
-    compare(comparison, chosen, seeds=numbers, out=out, resume=True, on_row=_say)
+    comparison = tune(comparison, chosen, out=out, resume=True, on_row=say_row)
+    compare(comparison, chosen, seeds=numbers, out=out, resume=True, on_row=say_row)
     about, rows = read_results(out)
     methods = [name for name in chosen if name != BASELINE]
     text = page_text(about, rows, answer, methods)

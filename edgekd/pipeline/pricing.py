@@ -15,7 +15,7 @@ from edgekd.pipeline.context import Context, Inputs
 from edgekd.pipeline.plan import Plan
 from edgekd.pipeline.rows import is_profile_device
 from edgekd.students import AnySpec, Prices, StageSpace, StudentSpec, parts_of, work_of
-from edgekd.students.costs import Totals
+from edgekd.students.costs import Totals, kernels_price
 
 
 class Pricing:
@@ -32,7 +32,7 @@ class Pricing:
         self.stages = self.graphs
         if table is not None:
             self.stages = Prices(
-                self.cost, price_from(table, self.graphs.kernels_ms), tariffs=table.tariffs, watts=watts
+                self.cost, price_from(table, kernels_price(self.cost)), tariffs=table.tariffs, watts=watts
             )
 
     def high(self, *, of_stages: bool) -> float:

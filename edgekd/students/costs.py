@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, overload
 
 from edgekd.students.layers import Layer, Part, part_layers, part_loops, parts_of
 from edgekd.students.selection import Figures
@@ -43,8 +43,8 @@ def work_of(parts: Iterable[Part]) -> Work:
     return Work(ops, tuple(nest for part in every for nest in part_loops(part)))
 
 
-class CostModel(Protocol):
-    """What a device charges; implemented for a profile by `edgekd.latency.ProfileCost`.
+class Charges(Protocol):
+    """What a device charges besides the time of a network's parts.
 
     Memory is affine in both its arguments, and so is size: the exact search relies on it.
     """
@@ -57,14 +57,23 @@ class CostModel(Protocol):
     def p90_over_p50(self) -> float:
         """How much slower the 90th percentile is than the median."""
 
-    def work_ms(self, graph: Work) -> float:
-        """Median milliseconds at batch 1 that some kernels add to a network."""
-
     def memory_mib(self, weight_elements: int, peak_activation_elements: int) -> float:
         """Peak memory of the process in MiB."""
 
     def size_mib(self, weight_elements: int, kernels: int) -> float:
         """Size of the artifact in MiB."""
+
+
+class CostModel(Charges, Protocol):
+    """The same with a price of kernels; implemented for a profile by `edgekd.latency.ProfileCost`."""
+
+    def work_ms(self, graph: Work) -> float:
+        """Median milliseconds at batch 1 that some kernels add to a network."""
+
+
+def kernels_price(cost: CostModel) -> PartPrice:
+    """A part's milliseconds as the sum over its kernels."""
+    return lambda part: cost.work_ms(work_of([part]))
 
 
 class Totals(NamedTuple):
@@ -98,17 +107,29 @@ class Prices:
     watts: what the device draws while it runs, for the energy; None leaves the energy out.
     """
 
+    @overload
+    def __init__(self, cost: CostModel, *, watts: float | None = None) -> None: ...
+    @overload
     def __init__(
         self,
-        cost: CostModel,
+        cost: Charges,
+        price: PartPrice,
+        *,
+        tariffs: Sequence[tuple[float, float]] = ((0.0, 0.0),),
+        watts: float | None = None,
+    ) -> None: ...
+    def __init__(
+        self,
+        cost: Any,
         price: PartPrice | None = None,
         *,
         tariffs: Sequence[tuple[float, float]] = ((0.0, 0.0),),
         watts: float | None = None,
     ) -> None:
-        self.cost, self.watts = cost, watts
+        self.cost: Charges = cost
+        self.watts = watts
         self.tariffs = cost.tariffs if price is None else tuple(tariffs)
-        self._price = price or self.kernels_ms
+        self._price = price or kernels_price(cost)
         self._known: dict[Part, Totals] = {}
 
     def part(self, part: Part) -> Totals:
@@ -150,10 +171,6 @@ class Prices:
             gates=int(part.squeeze_excite),
             peak_elements=max(layer.live_elements for layer in layers),
         )
-
-    def kernels_ms(self, part: Part) -> float:
-        """A part as the sum over its kernels."""
-        return self.cost.work_ms(work_of([part]))
 
 
 def total(parts: Iterable[Totals]) -> Totals:

@@ -12,7 +12,8 @@ from edgekd.device_benchmarks.block_table import Bench, BlockTable, Whole, weigh
 from edgekd.latency import ProfileCost, trace_cost
 from edgekd.pipeline.pricing import Pricing
 from edgekd.profile import load_profile
-from edgekd.students import Part, Prices, StudentSpec, ZooSpec, build, parts_of
+from edgekd.students import Part, StudentSpec, ZooSpec, build, parts_of
+from edgekd.students.costs import kernels_price
 from edgekd.students.spaces import STAGE_SPACES, Task
 
 SPACE = STAGE_SPACES["residual"](Task((32,), 3, 10))
@@ -36,7 +37,7 @@ def table_of(law: Callable[[Part], float]) -> BlockTable:
 
 
 def thrice(part: Part) -> float:
-    return 3 * Prices(laptop_cost()).kernels_ms(part) + 0.001
+    return 3 * kernels_price(laptop_cost())(part) + 0.001
 
 
 def estimated(pricing: Pricing, spec: StudentSpec | ZooSpec) -> tuple[float, str]:

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.export import ExportedProgram
 
+from edgekd.data import Dataset
 from edgekd.distill import Milestone, Progress, SoftTarget, Stage, StageResult, Term, Training, run_stage
 from edgekd.errors import InputError
 from edgekd.pipeline.events import Events
@@ -55,32 +56,40 @@ def trained_int8(
     return convert(qat), tuple(epoch_row(record) for record in result.history)
 
 
-def _train(
-    inputs: ModelInputs, settings: ModelExportSettings, qat: QatModel, folder: Path, events: Events
-) -> StageResult:
-    stage = Stage(
+def stage_from_float(qat: QatModel, itself: nn.Module, dataset: Dataset, training: Training) -> Stage:
+    """One stage in which a model with fake quantisation learns from its float self.
+
+    training: epochs, batch, rate, shifts, seed and device count; the rest is set to what suits a model that is nearly
+    right. Ranges and statistics stand still for the last steps, which so train against the grid that is shipped.
+    """
+    return Stage(
         name="quantise",
-        dataset=dataclasses.replace(inputs.dataset, preprocessing=inputs.preprocessing),
+        dataset=dataset,
         students={"int8": qat},
-        sources={"float": copy.deepcopy(inputs.module)},
+        sources={"float": itself},
         terms=[Term(SoftTarget(temperature=1.0), source="float", student="int8")],
-        training=Training(
-            epochs=settings.qat_epochs,
-            batch_size=min(BATCH, len(inputs.dataset.train)),
-            optimiser="adamw",
-            learning_rate=settings.qat_learning_rate,
-            schedule="cosine",
-            warmup=0.05,
-            weight_decay=0.0,
-            clip_norm=1.0,
-            shift_px=max(1, inputs.preprocessing.image_size // 16),
-            seed=settings.seed,
+        training=dataclasses.replace(
+            training, optimiser="adamw", schedule="cosine", warmup=0.05, weight_decay=0.0, clip_norm=1.0
         ),
         milestones=(
             Milestone(FREEZE_RANGES_AT, qat.freeze_observers),
             Milestone(FREEZE_STATISTICS_AT, qat.freeze_bn_statistics),
         ),
     )
+
+
+def _train(
+    inputs: ModelInputs, settings: ModelExportSettings, qat: QatModel, folder: Path, events: Events
+) -> StageResult:
+    dataset = dataclasses.replace(inputs.dataset, preprocessing=inputs.preprocessing)
+    training = Training(
+        epochs=settings.qat_epochs,
+        batch_size=min(BATCH, len(inputs.dataset.train)),
+        learning_rate=settings.qat_learning_rate,
+        shift_px=max(1, inputs.preprocessing.image_size // 16),
+        seed=settings.seed,
+    )
+    stage = stage_from_float(qat, copy.deepcopy(inputs.module), dataset, training)
 
     def tell(progress: Progress) -> None:
         events.progress("quantisation-aware training", progress.step, progress.total_steps, detail(progress))
