@@ -219,14 +219,17 @@ def _student(source: StudentModule) -> tuple[nn.Module, tuple[int, ...]]:
 
 
 def _zoo(source: ZooModule) -> tuple[nn.Module, tuple[int, ...]]:
+    from edgekd.teachers.architectures import split_width
+
     build, known, default_size = _zoo_library(source.library)
-    if source.name not in known:
-        fix = did_you_mean(source.name, known)
-        raise InputError(f"no {source.library} model '{source.name}'", fix=fix if len(fix) < 300 else "")
-    module = build(source.name, {} if source.num_classes is None else {"num_classes": source.num_classes})
+    name, width = split_width(source.name) if source.library == "torchvision" else (source.name, {})
+    if name not in known:
+        fix = did_you_mean(name, known)
+        raise InputError(f"no {source.library} model '{name}'", fix=fix if len(fix) < 300 else "")
+    module = build(name, width if source.num_classes is None else {**width, "num_classes": source.num_classes})
     state = _state_dict(source.weights) if source.weights else None
     if state is not None and source.num_classes is None and (classes := _other_classes(module, state)):
-        module = build(source.name, {"num_classes": classes})
+        module = build(name, {**width, "num_classes": classes})
     _fill(module, state, source.weights)
     channels, size = default_size(module)
     side = source.image_size or size

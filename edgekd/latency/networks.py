@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from edgekd.errors import InputError, did_you_mean
-from edgekd.teachers.architectures import build
+from edgekd.teachers.architectures import split_width
 
 
 def build_named(name: str, *, image_size: int | None = None, num_classes: int = 1000) -> nn.Module:
@@ -30,12 +30,12 @@ def build_named(name: str, *, image_size: int | None = None, num_classes: int = 
 def _torchvision(network: str, image_size: int | None, num_classes: int) -> nn.Module:
     from torchvision import models
 
-    if "@" in network:  # a width: classifiers alone have one
-        return build(f"torchvision:{network}", num_classes=num_classes, in_channels=3, image_size=image_size)
+    network, width = split_width(network)
     if network not in models.list_models():
         raise InputError(f"torchvision has no '{network}'", fix=did_you_mean(network, models.list_models()))
     # These would fill gigabytes with careful random numbers that nobody reads.
     plain: dict[str, Any] = {"init_weights": False} if network in ("googlenet", "inception_v3") else {}
+    plain |= width
     if network.startswith("vit_") and image_size:
         plain["image_size"] = image_size
     module: nn.Module = models.get_model(network, weights=None, num_classes=num_classes, **plain)

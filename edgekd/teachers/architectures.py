@@ -46,6 +46,23 @@ def build(architecture: str, *, num_classes: int, in_channels: int, image_size: 
         raise InputError(f"cannot build '{architecture}' ({reason})", fix="choose another model") from error
 
 
+def split_width(name: str) -> tuple[str, dict[str, float]]:
+    """A torchvision name without its width, and the width as an option of the network.
+
+    Raises: InputError: no factor above 0, or the network comes in one width.
+
+    >>> split_width("mobilenet_v2@0.5"), split_width("resnet18")
+    (('mobilenet_v2', {'width_mult': 0.5}), ('resnet18', {}))
+    """
+    plain, at, text = name.partition("@")
+    if not at:
+        return plain, {}
+    if not plain.startswith(_WIDE) or re.fullmatch(r"\d+(\.\d+)?", text) is None or float(text) == 0:
+        fix = f"a factor above 0, and {' or '.join(_WIDE)}"
+        raise InputError(f"torchvision:{name} is no width of a network", fix=fix)
+    return plain, {"width_mult": float(text)}
+
+
 def fixed_image_size(model: nn.Module) -> int | None:
     """The one size in px a model takes, where it takes only one."""
     config: dict[str, Any] = getattr(model, "default_cfg", None) or {}
@@ -102,25 +119,17 @@ def _build_timm(name: str, num_classes: int, in_channels: int, image_size: int |
 def _build_torchvision(name: str, num_classes: int, in_channels: int, image_size: int | None) -> nn.Module:
     from torchvision import models
 
-    name, _, width = name.partition("@")
+    name, width = split_width(name)
     _known("torchvision", name, models.list_models(module=models))
     options: dict[str, Any] = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
+    options |= width
     if name.startswith("vit_") and image_size is not None:
         options["image_size"] = image_size
-    if width:
-        options["width_mult"] = _width(name, width)
     model: nn.Module = models.get_model(name, weights=None, num_classes=num_classes, **options)
     stem = first_convolution(model)
     if stem is not None and stem[1].in_channels != in_channels:
         model.set_submodule(stem[0], _with_in_channels(stem[1], in_channels))
     return model
-
-
-def _width(name: str, text: str) -> float:
-    if not name.startswith(_WIDE) or re.fullmatch(r"\d+(\.\d+)?", text) is None or float(text) == 0:
-        fix = f"a factor above 0, and {' or '.join(_WIDE)}"
-        raise InputError(f"torchvision:{name}@{text} is no width of a network", fix=fix)
-    return float(text)
 
 
 def _with_in_channels(conv: nn.Conv2d, in_channels: int) -> nn.Conv2d:

@@ -11,7 +11,10 @@ import torch
 from edgekd.benchmarks.rival import Rival, page_text, spec_fits, verdict, width_of_equal_latency
 from edgekd.data import Dataset
 from edgekd.device_benchmarks import PairedRatio
+from edgekd.device_benchmarks.contender import Contender, ZooModule
+from edgekd.device_benchmarks.loading import module_of
 from edgekd.errors import InputError
+from edgekd.latency.networks import build_named
 from edgekd.students import StageSpec, StudentSpec, read_spec
 from edgekd.teachers.architectures import build
 
@@ -96,3 +99,13 @@ def test_the_page_tells_latency_accuracy_and_lead() -> None:
     assert "dkd: the student leads by +6.00, +2.00 points" in text
     assert verdict(rows, "dkd")["wins"]
     assert json.dumps(verdict(rows, "kd")) == '{"method": "kd", "seeds": [], "lead_points": [], "wins": false}'
+
+
+def test_a_width_is_known_wherever_networks_have_names() -> None:
+    zoo = ZooModule(library="torchvision", name="mobilenet_v2@0.5")
+    made = [
+        build("torchvision:mobilenet_v2@0.5", num_classes=1000, in_channels=3),
+        build_named("torchvision:mobilenet_v2@0.5"),
+        module_of(Contender(name="n", source=zoo))[0],
+    ]
+    assert len({sum(p.numel() for p in module.parameters()) for module in made}) == 1
