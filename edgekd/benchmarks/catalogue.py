@@ -16,6 +16,7 @@ STAGES = ["stage:-3", "stage:-2", "stage:-1"]
 # The short list that the field compares first; --methods key.
 KEY = (BASELINE, "soft-targets", "dkd", "dist", "crd", "review-kd")
 LEFT_OUT = {
+    "adversarial-training": "is judged by its accuracy under attack, not by the clean one",
     "ard": "is judged by its accuracy under attack, not by the clean one",
     "cached-teacher": "is soft-targets, its teacher read from disk",
     "simkd": "changes the student: its projector stays in the network",

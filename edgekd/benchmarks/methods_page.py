@@ -77,21 +77,20 @@ def _percent(value: float | None, sd: float | None, *, sign: bool = False) -> st
     return text if sd is None else f"{text} ± {100 * sd:.2f}"
 
 
-def _rates(entries: Sequence[Mapping[str, Any]], student: str) -> str:
-    found = {e["learning_rate"] for e in entries if e["student"] == student and "learning_rate" in e}
-    return ", ".join(f"{rate:g}" for rate in sorted(found))
-
-
 def tuning_table(rows: Sequence[Row]) -> str:
     """What `tune` tried, held-out accuracies in percent; the best of each row is what was judged."""
-    lines = ["| student | method | what was tried: held-out accuracy, % |", "|---|---|---|"]
+    lines = ["| student | method | peak learning rate, weight x: held-out accuracy, % |", "|---|---|---|"]
     for student, method in dict.fromkeys((row["student"], row["method"]) for row in rows):
         mine = [row for row in rows if (row["student"], row["method"]) == (student, method)]
-        what = "rate {learning_rate:g}" if method == BASELINE else "x {factor:g}"
         best = max(row.get("val_top1", 0.0) for row in mine)
-        cells = [f"{what.format(**row)}: {_tried(row, best)}" for row in mine]
+        cells = [f"{_setting(row)}: {_tried(row, best)}" for row in mine]
         lines.append(f"| {student} | {method} | {'; '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _setting(row: Row) -> str:
+    weight = "" if row["method"] == BASELINE else f", x {row['factor']:g}"
+    return f"{row['learning_rate']:g}{weight}"
 
 
 def _tried(row: Row, best: float) -> str:
@@ -107,15 +106,15 @@ def table(entries: Sequence[Mapping[str, Any]], costs: Sequence[Row] = ()) -> st
     parts = []
     for student in dict.fromkeys(entry["student"] for entry in entries):
         lines = [
-            f"**{student}**, peak learning rate {_rates(entries, student)}",
+            f"**{student}**",
             "",
-            "| method | weight x | test accuracy, % | over no KD, points | seeds | NLL | student steps | ms a step "
-            "| MiB a step |",
-            "|---|---|---|---|---|---|---|---|---|",
+            "| method | peak rate | weight x | test accuracy, % | over no KD, points | seeds | NLL | student steps "
+            "| ms a step | MiB a step |",
+            "|---|---|---|---|---|---|---|---|---|---|",
         ]
         for e in (entry for entry in entries if entry["student"] == student):
             if "refused" in e:
-                lines.append(f"| {e['method']} | not run: {e['refused'].replace('|', '/')} | | | | | | | |")
+                lines.append(f"| {e['method']} | not run: {e['refused'].replace('|', '/')} | | | | | | | | |")
                 continue
             gain = "" if e["method"] == BASELINE else _percent(e["gain"], e["gain_sd"], sign=True)
             accuracy = _percent(e["test_top1"], e["sd"])
@@ -123,7 +122,7 @@ def table(entries: Sequence[Mapping[str, Any]], costs: Sequence[Row] = ()) -> st
             two = "|" if cost is None else f"{cost['step_ms']:.0f} | {cost['memory_mib']:.0f}"
             figures = f"{e['n']} | {e['nll']:.2f} | {e['steps']:.0f} | {two}"
             factor = "" if e["method"] == BASELINE else f"{e['factor']:g}"
-            lines.append(f"| {e['method']} | {factor} | {accuracy} | {gain} | {figures} |")
+            lines.append(f"| {e['method']} | {e['learning_rate']:g} | {factor} | {accuracy} | {gain} | {figures} |")
         parts.append("\n".join(lines))
     return "\n\n".join(parts)
 

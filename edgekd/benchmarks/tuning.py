@@ -1,46 +1,77 @@
 """Learning rates and term weights for a short schedule, settled on held-out training images; never on test images.
 
-The baseline's learning rate is chosen first and holds for all methods of the student; then each method's weight is, as
-a factor on the published one. One seed that is not judged; the whole schedule. A row of `tuning.jsonl` each.
+Hill climbing on a ladder: from where it stands to the better neighbour, until neither is better, so that no setting is
+kept because the ladder ended there. The baseline's learning rate comes first; then each method's weight at that rate,
+as a factor on the published one; then the method's own rate at that weight. One seed that is not judged; the whole
+schedule. A row of `tuning.jsonl` each.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from edgekd.benchmarks.catalogue import BASELINE
 from edgekd.benchmarks.methods import Cell, OnRow, Trainer, append_row, begin, read_rows
-from edgekd.benchmarks.protocol import Comparison, Optimiser, Settings
+from edgekd.benchmarks.protocol import LEARNING_RATE, Comparison, Optimiser, Settings
 from edgekd.distill.interrupts import Interrupted
 from edgekd.errors import EdgekdError
 from edgekd.recipes import Recipe
 
 SEED = 100
-FACTORS = (1.0, 0.25, 4.0)
-RATES: Mapping[Optimiser, tuple[float, ...]] = {"sgd": (0.1, 0.03, 0.3), "adamw": (1e-3, 3e-4, 3e-3)}
+FACTORS = (1 / 256, 1 / 64, 1 / 16, 1 / 4, 1.0, 4.0, 16.0, 64.0)
+RATES: Mapping[Optimiser, tuple[float, ...]] = {
+    "sgd": (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0),
+    "adamw": (3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2),
+}
 FILE = "tuning.jsonl"
 
 
 def tune(
-    comparison: Comparison, methods: Mapping[str, Recipe], *, out: Path, resume: bool = False, on_row: OnRow
+    comparison: Comparison,
+    methods: Mapping[str, Recipe],
+    *,
+    out: Path,
+    among: Mapping[str, Recipe] | None = None,
+    resume: bool = False,
+    on_row: OnRow,
 ) -> Comparison:
     """The comparison with settings for each (student, method); trials in `out` already are kept where `resume`.
 
-    A method that refuses the networks keeps the published weight. Raises: InputError: as `compare`.
+    among: the methods that get settings of their own, None: all; the others have their published weights and the
+    baseline's rate. A method that refuses the networks has them too. Raises: InputError: as `compare`.
     """
     begin(comparison, out, resume=resume)
     trials = _Trials(Trainer(comparison, out), methods, read_rows(out / FILE), on_row)
+    own = methods if among is None else among
     tuned = {}
     for student in comparison.students:
-        rates = RATES[comparison.optimiser(student)]
-        tuned[student, BASELINE] = first = trials.best(student, BASELINE, [Settings(rate) for rate in rates])
-        for method in (name for name in methods if name != BASELINE):
-            options = [Settings(first.learning_rate, factor) for factor in FACTORS]
-            tuned[student, method] = trials.best(student, method, options)
+        optimiser = comparison.optimiser(student)
+        rates = RATES[optimiser]
+        first = trials.rate(student, BASELINE, Settings(LEARNING_RATE[optimiser]), rates)
+        for method in methods:
+            tuned[student, method] = first
+            if method != BASELINE and method in own:
+                weighed = trials.factor(student, method, first)
+                tuned[student, method] = trials.rate(student, method, weighed, rates)
     return dataclasses.replace(comparison, tuned=tuned)
+
+
+def climbed(ladder: Sequence[float], start: float, value: Callable[[float], float]) -> float:
+    """The rung reached from `start` by going to the better neighbour until there is none; of equals the one stood on.
+
+    >>> climbed((1, 2, 3, 4, 5), 3, lambda rung: -abs(rung - 5))
+    5
+    """
+    at = ladder.index(start)
+    while True:
+        near = [rung for rung in (at, at - 1, at + 1) if 0 <= rung < len(ladder)]
+        best = max(near, key=lambda rung: value(ladder[rung]))
+        if best == at:
+            return ladder[at]
+        at = best
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -50,9 +81,21 @@ class _Trials:
     rows: list[dict[str, Any]]
     on_row: OnRow
 
-    def best(self, student: str, method: str, options: list[Settings]) -> Settings:
-        """Of the settings the one of the greatest held-out accuracy; of equal ones the first."""
-        return max(options, key=lambda settings: self._accuracy(student, method, settings))
+    def rate(self, student: str, method: str, start: Settings, rates: Sequence[float]) -> Settings:
+        """`start` with the learning rate of the greatest held-out accuracy."""
+
+        def value(rate: float) -> float:
+            return self._accuracy(student, method, dataclasses.replace(start, learning_rate=rate))
+
+        return dataclasses.replace(start, learning_rate=climbed(rates, start.learning_rate, value))
+
+    def factor(self, student: str, method: str, start: Settings) -> Settings:
+        """`start` with the factor on the published weights of the greatest held-out accuracy."""
+
+        def value(factor: float) -> float:
+            return self._accuracy(student, method, dataclasses.replace(start, factor=factor))
+
+        return dataclasses.replace(start, factor=climbed(FACTORS, start.factor, value))
 
     def _accuracy(self, student: str, method: str, settings: Settings) -> float:
         cell = Cell(method, self.methods[method], student, SEED, settings)

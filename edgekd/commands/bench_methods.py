@@ -45,8 +45,13 @@ def methods(  # noqa: PLR0913 - a command's options are its parameters
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
     out: Annotated[Path, typer.Option("--out", help="Folder of the results.")] = Path("runs/methods"),
     tune: Annotated[
-        bool, typer.Option("--tune", help="First settle learning rates and term weights on held-out training images.")
-    ] = False,
+        str | None,
+        typer.Option(
+            "--tune",
+            help="First settle on held-out training images: the baseline's learning rate, and of these methods (as for "
+            "--methods) weights and rate.",
+        ),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on behind the last result in --out.")] = False,
     costs: Costs = False,
     int8: Annotated[int, typer.Option("--int8", min=0, help="So many of the best also in int8, by PTQ and QAT.")] = 0,
@@ -64,14 +69,15 @@ def methods(  # noqa: PLR0913 - a command's options are its parameters
     from edgekd.data import load_data
     from edgekd.teachers import load_teacher
 
-    chosen, numbers = choose(methods), seed_numbers(seeds, tune=tune)
+    chosen, numbers = choose(methods), seed_numbers(seeds, tune=tune is not None)
+    settled = None if tune is None else choose(tune)
     protocol = Protocol(epochs, images, batch_size, learning_rate, views=views, device=_known(device))
     dataset = subset(load_data(data), images)
     known = load_teacher(teacher, weights=weights, dataset=dataset)
     comparison = Comparison(dataset, known, tuple(student or ["edgekd:resnet20"]), protocol)
-    if tune:
-        comparison = tuned(comparison, chosen, out=out, resume=resume, on_row=say_row)
-    compare(comparison, chosen, seeds=numbers, out=out, resume=resume or tune, on_row=say_row)
+    if settled is not None:
+        comparison = tuned(comparison, chosen, among=settled, out=out, resume=resume, on_row=say_row)
+    compare(comparison, chosen, seeds=numbers, out=out, resume=resume or settled is not None, on_row=say_row)
     _report(comparison, chosen, out, costs=costs, int8=int8, page=page, json=json)
 
 

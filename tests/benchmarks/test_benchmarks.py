@@ -20,7 +20,7 @@ from edgekd.benchmarks.methods_page import Extra, summary, table, write_page
 from edgekd.benchmarks.page import BEGIN, END, replace_results
 from edgekd.benchmarks.protocol import Comparison, Protocol, scaled, subset, widened
 from edgekd.benchmarks.remembering import Remembered
-from edgekd.benchmarks.tuning import tune
+from edgekd.benchmarks.tuning import climbed, tune
 from edgekd.data.dataset import Dataset
 from edgekd.distill import Training
 from edgekd.distill.batches import BatchStream, Share
@@ -137,29 +137,49 @@ def test_settings_are_settled_on_held_out_images_and_hold_for_the_seeds_that_are
     tiny_dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tuning, "FACTORS", (1.0, 4.0))
-    monkeypatch.setattr(tuning, "RATES", {"sgd": (0.1, 0.01)})
-    comparison, methods = tiny_comparison(tiny_dataset), choose("soft-targets,fsp")
+    monkeypatch.setattr(tuning, "RATES", {"sgd": (0.01, 0.1)})
+    comparison, methods, student = tiny_comparison(tiny_dataset), choose("soft-targets,fsp,nkd"), "edgekd:resnet8-2"
     tried: list[dict[str, object]] = []
-    tuned = tune(comparison, methods, out=tmp_path, on_row=tried.append)
-    rates = [row for row in tried if row["method"] == BASELINE]
-    assert [row["learning_rate"] for row in rates] == [0.1, 0.01]
-    assert [row["factor"] for row in tried if row["method"] == "soft-targets"] == [1.0, 4.0]
+    tuned = tune(comparison, methods, among=choose("soft-targets,fsp"), out=tmp_path, on_row=tried.append)
+
+    def best(method: str, **same: float) -> dict[str, object]:
+        mine = [row for row in tried if row["method"] == method and same.items() <= row.items()]
+        return max(mine, key=lambda row: float(str(row["val_top1"])))
+
+    assert [row["learning_rate"] for row in tried if row["method"] == BASELINE] == [0.1, 0.01]
+    first = best(BASELINE)["learning_rate"]
+    assert [row["factor"] for row in tried if row["method"] == "soft-targets"][:2] == [1.0, 4.0], "at the first's rate"
+    settings = tuned.settings(student, "soft-targets")
+    assert settings.factor == best("soft-targets", learning_rate=first)["factor"]  # type: ignore[arg-type]
+    assert settings.learning_rate == best("soft-targets", factor=settings.factor)["learning_rate"]
+    assert tuned.settings(student, "fsp") == tuned.settings(student, BASELINE), "it refuses these nets"
+    assert tuned.settings(student, "nkd") == tuned.settings(student, BASELINE), "it was not among the settled"
     assert {row["seed"] for row in tried} == {tuning.SEED}
     assert not any("test_top1" in row for row in tried), "test images are not looked at"
-    best = max(rates, key=lambda row: float(str(row["val_top1"])))["learning_rate"]
-    assert {settings.learning_rate for settings in tuned.tuned.values()} == {best}
-    assert tuned.settings("edgekd:resnet8-2", "fsp").factor == 1.0, "it refuses these nets"
     again: list[dict[str, object]] = []
-    assert tune(comparison, methods, out=tmp_path, resume=True, on_row=again.append).tuned == tuned.tuned
-    assert again == []
+    resumed = tune(
+        comparison, methods, among=choose("soft-targets,fsp"), out=tmp_path, resume=True, on_row=again.append
+    )
+    assert (resumed.tuned, again) == (tuned.tuned, [])
     rows = compare(tuned, methods, seeds=(0,), out=tmp_path, resume=True)
-    factor = tuned.settings("edgekd:resnet8-2", "soft-targets").factor
-    assert next(row for row in rows if row["method"] == "soft-targets")["factor"] == factor
+    assert next(row for row in rows if row["method"] == "soft-targets")["factor"] == settings.factor
     page = tmp_path / "page.md"
     page.write_text(f"{BEGIN}\n{END}\n")
     text = write_page(page, *read_results(tmp_path), Extra(tuning=read_rows(tmp_path / tuning.FILE))).read_text()
-    assert "| edgekd:resnet8-2 | fsp | x 1: refused; x 4: refused |" in text
-    assert "| edgekd:resnet8-2 | no-kd | rate 0.1: " in text
+    assert f"| {student} | fsp | {first:g}, x 1: refused; {first:g}, x 4: refused" in text
+    assert f"| {student} | no-kd | 0.1: " in text
+
+
+def test_a_climb_goes_on_until_no_neighbour_is_better() -> None:
+    asked: list[int] = []
+
+    def value(rung: int) -> float:
+        asked.append(rung)
+        return [0.1, 0.2, 0.9, 0.3, 0.4, 0.5][rung]
+
+    assert climbed(range(6), 4, value) == 5, "of a hill with two tops the one at hand"
+    assert set(asked) == {3, 4, 5}
+    assert climbed(range(6), 0, value) == 2
 
 
 def test_transformers_are_trained_with_adamw(tiny_dataset: Dataset) -> None:
