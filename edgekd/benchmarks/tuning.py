@@ -1,9 +1,9 @@
 """Learning rates and term weights for a short schedule, settled on held-out training images; never on test images.
 
 Hill climbing on a ladder: from where it stands to the better neighbour, until neither is better, so that no setting is
-kept because the ladder ended there. The baseline's learning rate comes first; then each method's weight at that rate,
-as a factor on the published one; then the method's own rate at that weight. One seed that is not judged; the whole
-schedule. A row of `tuning.jsonl` each.
+kept because the ladder ended there. The baseline's learning rate comes first; then, from that rate and the published
+weight, each method's weight and rate in turns until neither changes. One seed that is not judged; the whole schedule. A
+row of `tuning.jsonl` each.
 """
 
 from __future__ import annotations
@@ -54,8 +54,7 @@ def tune(
         for method in methods:
             tuned[student, method] = first
             if method != BASELINE and method in own:
-                weighed = trials.factor(student, method, first)
-                tuned[student, method] = trials.rate(student, method, weighed, rates)
+                tuned[student, method] = trials.both(student, method, first, rates)
     return dataclasses.replace(comparison, tuned=tuned)
 
 
@@ -80,6 +79,15 @@ class _Trials:
     methods: Mapping[str, Recipe]
     rows: list[dict[str, Any]]
     on_row: OnRow
+
+    def both(self, student: str, method: str, start: Settings, rates: Sequence[float]) -> Settings:
+        """Weight and rate in turns: with SGD a step is as long as their product, so that one asks for the other."""
+        found = start
+        while True:
+            better = self.rate(student, method, self.factor(student, method, found), rates)
+            if better == found:
+                return found
+            found = better
 
     def rate(self, student: str, method: str, start: Settings, rates: Sequence[float]) -> Settings:
         """`start` with the learning rate of the greatest held-out accuracy."""
