@@ -18,7 +18,7 @@ Students = Annotated[
     list[str] | None, typer.Option("--student", help="A network by name, as edgekd:resnet20; may be repeated.")
 ]
 Methods = Annotated[
-    str, typer.Option("--methods", help="Comma-separated names, `key` (the six that are compared first) or `all`.")
+    str, typer.Option("--methods", help="Comma-separated names, `key` (those that are compared first) or `all`.")
 ]
 LearningRate = Annotated[
     float | None,
