@@ -34,7 +34,7 @@ class Batch:
 
     targets: float32 (batch, classes) where images were mixed; labels and index are then those of the greater part.
     view: int64 (batch,), which of `Training.views` augmentations each image is in. teacher_images: what frozen teachers
-    see where it is not what the students see.
+    see where it is not what the students see. part: which of the step's parts it is, where gradients are accumulated.
     """
 
     images: Tensor
@@ -45,6 +45,7 @@ class Batch:
     targets: Tensor | None = None
     view: Tensor | None = None
     teacher_images: Tensor | None = None
+    part: int = 0
 
     def with_images(self, images: Tensor) -> Batch:
         """The same samples with other images, for everybody."""
@@ -58,7 +59,10 @@ class Batch:
         rows = [slice(start, start + size) for start in range(0, size * count, size)]
         names = ("images", "labels", "index", "targets", "view", "teacher_images")
         whole = {name: value for name in names if (value := getattr(self, name)) is not None}
-        return [replace(self, **{name: value[part] for name, value in whole.items()}) for part in rows]
+        return [
+            replace(self, part=number, **{name: value[part] for name, value in whole.items()})
+            for number, part in enumerate(rows)
+        ]
 
 
 def seed_of(*parts: int | str) -> int:

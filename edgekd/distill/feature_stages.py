@@ -76,17 +76,18 @@ def _seen(model: nn.Module, example: Tensor) -> tuple[tuple[str, ...], str | Non
 
 
 def _quarters(model: nn.Module, shapes: dict[str, torch.Size]) -> tuple[str, ...]:
-    """The ends of the quarters of the longest row of blocks whose outputs are tokens."""
+    """The ends of the quarters of the outermost row (the longest of several) of blocks that give tokens."""
     rows = [
         [f"{name}.{child}" for child, _ in module.named_children()]
         for name, module in model.named_modules()
         if name and isinstance(module, (nn.Sequential, nn.ModuleList))
     ]
-    rows = [row for row in rows if len(row) >= QUARTERS and all(len(shapes.get(block, ())) == 3 for block in row)]
+    rows = [row for row in rows if len(row) > 1 and all(len(shapes.get(block, ())) == 3 for block in row)]
     if not rows:
         return ()
-    row = max(rows, key=len)
-    return tuple(row[round(len(row) * k / QUARTERS) - 1] for k in range(1, QUARTERS + 1))
+    row = min(rows, key=lambda row: (row[0].count("."), -len(row)))
+    ends = dict.fromkeys(max(1, round(len(row) * k / QUARTERS)) - 1 for k in range(1, QUARTERS + 1))
+    return tuple(row[end] for end in ends)
 
 
 def _resolutions(shapes: dict[str, torch.Size]) -> tuple[str, ...]:

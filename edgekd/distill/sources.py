@@ -130,13 +130,15 @@ def autocast_as(half: torch.dtype | None, device_type: str) -> AbstractContextMa
 
 
 def logits_of(output: Any) -> Tensor:
-    """Logits from a model's output: a tensor, or the first of a pair (logits, taps).
+    """Logits from a model's output: a tensor, the first of a pair (logits, taps), or what has them as `.logits`.
 
-    Raises: InputError: the output is neither.
+    The last is how Hugging Face's image classifiers answer. Raises: InputError: the output is none of these.
     """
-    logits = output[0] if isinstance(output, (tuple, list)) and output else output
+    logits = output[0] if isinstance(output, (tuple, list)) and output else getattr(output, "logits", output)
     if not isinstance(logits, Tensor):
-        raise InputError(f"a model returned {type(output).__name__}", fix="it must return logits, or (logits, taps)")
+        raise InputError(
+            f"a model returned {type(output).__name__}", fix="it must return logits, (logits, taps), or have .logits"
+        )
     return logits
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import inspect
 import json
 import os
 from pathlib import Path
@@ -32,7 +33,7 @@ from edgekd.distill import (
     Training,
     run_stage,
 )
-from edgekd.distill.losses import make_loss
+from edgekd.distill.losses import LOSSES, make_loss
 
 
 class Net(nn.Module):
@@ -89,13 +90,21 @@ def with_players(stage: Stage, second: nn.Module, peer: nn.Module) -> Stage:
     return dataclasses.replace(stage, students=students, terms=[*stage.terms, *terms], **changes)
 
 
+def further(method: str) -> Term:
+    """A term of a thousandth of the published weight, on the last feature where the method reads one."""
+    loss = LOSSES[method]
+    taps = {"student_tap": "features.-1", "teacher_tap": "features"}
+    options = {name: tap for name, tap in taps.items() if name in inspect.signature(loss).parameters}
+    return Term(make_loss(method, **options), source="teacher", weight=0.001 * loss.published_weight)
+
+
 def main() -> None:
     """Train, print one line per step, write the weights and the history."""
     parser = argparse.ArgumentParser()
     parser.add_argument("out", type=Path)
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--plain", action="store_true")
-    parser.add_argument("--method", action="append", default=[], help="a further loss between the features")
+    parser.add_argument("--method", action="append", default=[], help="a further loss")
     parser.add_argument("--players", action="store_true", help="sources and players that remember; averaged weights")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -108,10 +117,7 @@ def main() -> None:
         Term(SoftTarget(), source="teacher", weight=lambda progress: 0.0 if progress < 0.2 else 1.0),
         Term(Hint("features.-1", "features"), source="teacher"),
     ]
-    terms += [
-        Term(make_loss(method, student_tap="features.-1", teacher_tap="features"), source="teacher", weight=0.01)
-        for method in arguments.method
-    ]
+    terms += [further(method) for method in arguments.method]
     training = Training(
         epochs=24,
         batch_size=20,

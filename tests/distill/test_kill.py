@@ -87,6 +87,10 @@ def crd(dataset: Dataset) -> Stage:
     return dataclasses.replace(kd(dataset), terms=terms)
 
 
+def crd_in_parts(dataset: Dataset) -> Stage:
+    return dataclasses.replace(crd(dataset), training=dataclasses.replace(TRAINING, accumulate=2))
+
+
 def moving_average(dataset: Dataset) -> Stage:
     return dataclasses.replace(kd(dataset), training=dataclasses.replace(TRAINING, ema_decay=0.9))
 
@@ -104,7 +108,7 @@ def mtkd_rl(dataset: Dataset) -> Stage:
     return dataclasses.replace(stage, terms=[Term(CrossEntropy()), Term(loss, source="pool")])
 
 
-SETUPS: list[Callable[[Dataset], Stage]] = [kd, crd, moving_average, learned_weights, mtkd_rl]
+SETUPS: list[Callable[[Dataset], Stage]] = [kd, crd, crd_in_parts, moving_average, learned_weights, mtkd_rl]
 
 
 def run_and_die(stage: Stage, out: Path) -> None:

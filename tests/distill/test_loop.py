@@ -374,6 +374,15 @@ def test_a_teacher_that_returns_nan_is_named(tiny_dataset: Dataset, tmp_path: Pa
         run_stage(stage, out=tmp_path)
 
 
+def test_a_teacher_whose_decisions_are_nan_is_named(tiny_dataset: Dataset, tmp_path: Path) -> None:
+    """The argmax of nan is a class like any other."""
+    stage = taught_stage(tiny_dataset, tiny_net(), terms=[Term(make_loss("hard_label"), source="teacher")])
+    with torch.no_grad():
+        stage.sources["teacher"].fc.bias[3] = float("nan")  # type: ignore[union-attr]
+    with pytest.raises(CheckError, match=r"step 0: source 'teacher' returns nan or inf, so loss term 'hard_label' doe"):
+        run_stage(stage, out=tmp_path)
+
+
 def test_a_teacher_of_other_classes_is_refused(tiny_dataset: Dataset, tmp_path: Path) -> None:
     stage = taught_stage(tiny_dataset, tiny_net(), sources={"teacher": tiny_net(classes=100)})
     with pytest.raises(

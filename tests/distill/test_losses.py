@@ -107,7 +107,7 @@ def test_a_nan_of_the_teacher_is_not_hidden() -> None:
 
 
 def test_soft_target_kl_refuses_a_temperature_that_is_not_positive() -> None:
-    with pytest.raises(ValueError, match="temperature must be positive, got 0"):
+    with pytest.raises(ValueError, match="temperature must be positive and finite, got 0"):
         soft_target_kl(torch.zeros(1, 2), torch.zeros(1, 2), temperature=0)
 
 

@@ -13,6 +13,11 @@ import pytest
 import torch
 
 LEARNER = Path(__file__).with_name("learner.py")
+# They compare the images of a batch with each other.
+RELATIONS = (
+    "dist", "mlkd", "rkd_distance", "rkd_angle", "similarity_preserving", "pkt", "correlation_congruence",
+    "wcord_local",
+)  # fmt: skip
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "KMP_AFFINITY": "disabled"}
 
 
@@ -53,7 +58,11 @@ def test_a_run_killed_with_sigkill_and_resumed_ends_bit_for_bit_the_same(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", [("--method", "crd_memory"), ("--players",)], ids=["banks", "players"])
+@pytest.mark.parametrize(
+    "options",
+    [("--method", "crd_memory"), ("--players",), tuple(x for method in RELATIONS for x in ("--method", method))],
+    ids=["banks", "players", "relations"],
+)
 def test_two_processes_follow_the_loss_curve_of_one(options: tuple[str, ...], tmp_path: Path) -> None:
     learn(tmp_path / "one", "--plain", *options)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

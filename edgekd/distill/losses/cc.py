@@ -29,6 +29,7 @@ class CorrelationCongruence(ComparedPairs):
     name: ClassVar[str] = "correlation_congruence"
     published_weight: ClassVar[float] = 0.02
     view = "vector"
+    between_images = True
 
     def __init__(
         self, student_tap: Taps, teacher_tap: Taps, *, gamma: float = 0.4, order: int = 2, embed: int | None = None

@@ -9,15 +9,15 @@ from edgekd.errors import InputError
 
 
 def positive(**values: float) -> None:
-    """Raises: ValueError: a value is not above 0 (nan is not).
+    """Raises: ValueError: a value is not above 0 (nan is not), or infinite.
 
     >>> positive(temperature=-1.0)
     Traceback (most recent call last):
-    ValueError: temperature must be positive, got -1.0
+    ValueError: temperature must be positive and finite, got -1.0
     """
     for name, value in values.items():
-        if not value > 0:
-            raise ValueError(f"{name} must be positive, got {value}")
+        if not 0 < value < float("inf"):
+            raise ValueError(f"{name} must be positive and finite, got {value}")
 
 
 def not_negative(**values: float) -> None:

@@ -6,7 +6,7 @@ RepDistiller (crd/memory.py, crd/criterion.py).
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -89,6 +89,14 @@ class CRDMemory(Loss):
         self.register_buffer("pending_index", torch.zeros(rows, dtype=torch.long))
         self.register_buffer("pending_rows", self.banks[:, :1].repeat(1, rows, 1))
 
+    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """A checkpoint was made after a part of a batch, or after a batch that other processes shared."""
+        for name in ("pending_index", "pending_rows"):
+            stored = state.get(prefix + name)
+            if stored is not None:
+                setattr(self, name, torch.empty_like(stored, device=self.banks.device))
+        super()._load_from_state_dict(state, prefix, *rest)
+
     def _features(self, student: Signals, teacher: Signals) -> tuple[Tensor, Tensor]:
         return as_vector(student.taps[self.student_tap]), as_vector(teacher.taps[self.teacher_tap])
 
@@ -112,7 +120,7 @@ class CRDMemory(Loss):
     def draw(self, batch: Batch) -> Tensor:
         """Indices of images of other classes than each image's own: int64 (batch, negatives)."""
         rows, device = len(batch.labels) * world()[1], batch.labels.device
-        generator = torch.Generator(device).manual_seed(seed_of(self.seed, "negatives", batch.step))
+        generator = torch.Generator(device).manual_seed(seed_of(self.seed, "negatives", batch.step, batch.part))
         chance = mine(torch.rand(rows, self.negatives, generator=generator, device=device))
         members, first = self.members[batch.labels].unsqueeze(1), self.first[batch.labels].unsqueeze(1)
         others = len(self.by_class) - members

@@ -13,6 +13,7 @@ from torch.nn import functional
 from edgekd.distill.batches import Batch
 from edgekd.distill.losses.checks import not_negative
 from edgekd.distill.losses.logits import LogitLoss
+from edgekd.distill.losses.processes import gathered, whole
 from edgekd.distill.sources import Signals
 
 
@@ -35,7 +36,8 @@ class DIST(LogitLoss):
 
     def forward(self, student: Signals, teacher: Signals, batch: Batch) -> Tensor:
         """Shapes: logits (batch, classes) -> ()."""
-        mine, theirs = (s.logits.div(self.temperature).softmax(1) for s in (student, teacher))
+        logits = whole(student.logits), gathered(teacher.logits)
+        mine, theirs = (z.div(self.temperature).softmax(1) for z in logits)
         between_classes = 1 - correlation(mine, theirs).mean()
         within_class = 1 - correlation(mine.T, theirs.T).mean()
         return self.temperature**2 * (self.beta * between_classes + self.gamma * within_class)

@@ -13,14 +13,15 @@ def kl(log_p: Tensor, log_q: Tensor) -> Tensor:
     tensor(1.3863)
     """
     p = log_p.exp()
-    # 0 * (-inf - x) would be nan; a nan in the inputs must stay one, and p == 0 is false for it.
-    return (p * (log_p - log_q)).masked_fill(p == 0, 0.0).sum(-1)
+    # 0 * (-inf - x) would be nan, and so would its gradient if it were masked only after; a nan in the inputs must stay
+    # one, and p == 0 is false for it.
+    return (p * (log_p - log_q).masked_fill(p == 0, 0.0)).sum(-1)
 
 
 def entropy(log_p: Tensor) -> Tensor:
     """Shannon entropy over the last dimension, in nats: (..., classes) -> (...)."""
     p = log_p.exp()
-    return -(p * log_p).masked_fill(p == 0, 0.0).sum(-1)
+    return -(p * log_p.masked_fill(p == 0, 0.0)).sum(-1)
 
 
 def non_target(logits: Tensor, labels: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from edgekd.distill.batches import Batch
 from edgekd.distill.losses.checks import positive, same_classes
+from edgekd.distill.losses.processes import gathered, whole
 from edgekd.distill.losses.soft_target import soft_target_kl
 from edgekd.distill.sources import Signals
 from edgekd.distill.terms import Loss
@@ -31,6 +32,7 @@ class MLKD(Loss):
     2 and 6 that of the weak view in its place.
     Defaults: T 2 to 6, weight 0.9 beside a cross-entropy of 0.1, 480 epochs: the authors' code.
     Raises: ValueError: a temperature is not positive, or views is neither 1 nor 2. InputError: official with one view.
+    `forward` raises InputError where the batch is not so: the loop makes one view of an image, two are for your own.
     """
 
     name: ClassVar[str] = "mlkd"
@@ -60,7 +62,10 @@ class MLKD(Loss):
 
     def forward(self, student: Signals, teacher: Signals, batch: Batch) -> Tensor:
         """Shapes: logits (batch, classes) -> ()."""
-        mine, theirs = student.logits.chunk(self.views), teacher.logits.chunk(self.views)
+        if self.views == 2 and not torch.equal(*batch.index.chunk(2)):
+            raise InputError("mlkd: the batch does not hold two views of each image", fix="give views=1")
+        mine = [whole(view) for view in student.logits.chunk(self.views)]
+        theirs = [gathered(view) for view in teacher.logits.chunk(self.views)]
         if self.compat == "official":
             return self._official(mine, theirs)
         levels = [sum(_levels(q, p, t)) for q, p in zip(mine, theirs, strict=True) for t in self.temperatures]

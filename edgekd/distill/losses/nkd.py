@@ -20,8 +20,9 @@ from edgekd.distill.sources import Signals
 class NKD(LogitLoss):
     """-t_y log s_y - gamma T^2 sum over the classes i but y of n_t(i) log n_s(i), the mean over the batch.
 
-    t and s are probabilities at temperature 1, n the softmax of logits / T over the classes but the label y. A
-    cross-entropy: it is not 0 for equal logits, its gradient is.
+    t and s are probabilities at temperature 1, n the softmax of logits / T over the classes but the label y.
+    Cross-entropies, not 0 for equal logits; the first is of one class alone, so that its gradient there is
+    t_y (s - onehot(y)), not 0.
     Defaults: gamma 1.5, T 1, weight 1: the authors' code, mmcls.
     Raises: ValueError: gamma is negative or the temperature not positive.
     """

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from edgekd.distill.batches import Batch
-from edgekd.distill.losses.checks import positive
+from edgekd.distill.losses.checks import positive, several_images
 from edgekd.distill.losses.features import as_map
 from edgekd.distill.losses.soft_target import soft_target_kl
 from edgekd.distill.sources import Signals
@@ -47,6 +47,7 @@ class ONE(Loss):
 
     def build(self, student: Signals, teacher: Signals) -> None:
         """Branches and gate on the shared layer's channels."""
+        several_images(student, self.name)
         width = as_map(student.taps[self.student_tap], f"student tap '{self.student_tap}'").shape[1]
         classes = student.logits.shape[1]
         self.branches = nn.ModuleList([_branch(width, classes) for _ in range(self.count - 1)])

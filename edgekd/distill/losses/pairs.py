@@ -15,6 +15,7 @@ from torch import Tensor
 
 from edgekd.distill.batches import Batch
 from edgekd.distill.losses.features import as_map, as_vector, common_grid
+from edgekd.distill.losses.processes import gathered, whole
 from edgekd.distill.sources import Signals
 from edgekd.distill.terms import Loss, Needs
 from edgekd.errors import InputError
@@ -79,7 +80,12 @@ class PairLoss(Loss):
 
 
 class ComparedPairs(PairLoss):
-    """The sum of `compare` over the pairs."""
+    """The sum of `compare` over the pairs.
+
+    between_images: whether it compares the images of a batch with each other; it then sees those of all processes.
+    """
+
+    between_images: ClassVar[bool] = False
 
     @abstractmethod
     def compare(self, mine: Tensor, theirs: Tensor, pair: int) -> Tensor:
@@ -87,5 +93,8 @@ class ComparedPairs(PairLoss):
 
     def forward(self, student: Signals, teacher: Signals, batch: Batch) -> Tensor:
         """Shapes: those of the taps -> ()."""
-        losses = [self.compare(a, b, i) for i, (a, b) in enumerate(self.pairs(student, teacher))]
+        pairs = self.pairs(student, teacher)
+        if self.between_images:
+            pairs = [(whole(a), gathered(b)) for a, b in pairs]
+        losses = [self.compare(a, b, i) for i, (a, b) in enumerate(pairs)]
         return losses[0] if len(losses) == 1 else torch.stack(losses).sum()

@@ -23,6 +23,7 @@ class PKT(ComparedPairs):
     name: ClassVar[str] = "pkt"
     published_weight: ClassVar[float] = 30000.0
     view = "vector"
+    between_images = True
 
     def compare(self, mine: Tensor, theirs: Tensor, pair: int) -> Tensor:
         """Shapes: (batch, any channels) -> ()."""

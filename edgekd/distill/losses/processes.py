@@ -1,6 +1,8 @@
-"""Rows of every process of a distributed run, for memory banks and batch-wide negatives."""
+"""Rows of every process of a distributed run, for memory banks, batch-wide negatives and relations between images."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor, distributed
@@ -25,6 +27,29 @@ def gathered(rows: Tensor) -> Tensor:
     parts = [torch.empty_like(rows, memory_format=torch.contiguous_format) for _ in range(count)]
     distributed.all_gather(parts, rows.contiguous())
     return torch.stack(parts, 1).flatten(0, 1)
+
+
+def whole(rows: Tensor) -> Tensor:
+    """As `gathered`, with a gradient, for losses that compare the images of a batch with each other.
+
+    Every process then has the loss of the whole batch, and the mean of the processes' gradients is that loss's.
+    """
+    if world()[1] == 1:
+        return rows
+    found: Tensor = _Whole.apply(rows)
+    return found
+
+
+class _Whole(torch.autograd.Function):
+    @staticmethod
+    def forward(_context: Any, rows: Tensor) -> Tensor:
+        return gathered(rows)
+
+    @staticmethod
+    def backward(_context: Any, gradient: Tensor) -> Tensor:
+        total = gradient.contiguous().clone()
+        distributed.all_reduce(total)
+        return mine(total)
 
 
 def mine(rows: Tensor) -> Tensor:

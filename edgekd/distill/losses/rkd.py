@@ -27,6 +27,7 @@ class RKDDistance(ComparedPairs):
     name: ClassVar[str] = "rkd_distance"
     published_weight: ClassVar[float] = 25.0
     view = "vector"
+    between_images = True
 
     def compare(self, mine: Tensor, theirs: Tensor, pair: int) -> Tensor:
         """Shapes: (batch, any channels) -> ()."""
@@ -53,6 +54,7 @@ class RKDAngle(ComparedPairs):
     name: ClassVar[str] = "rkd_angle"
     published_weight: ClassVar[float] = 50.0
     view = "vector"
+    between_images = True
 
     def __init__(self, student_tap: Taps, teacher_tap: Taps, *, chunk: int = 32) -> None:
         super().__init__(student_tap, teacher_tap)

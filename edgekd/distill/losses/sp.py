@@ -22,6 +22,7 @@ class SimilarityPreserving(ComparedPairs):
     name: ClassVar[str] = "similarity_preserving"
     published_weight: ClassVar[float] = 3000.0
     view = "raw"
+    between_images = True
 
     def compare(self, mine: Tensor, theirs: Tensor, pair: int) -> Tensor:
         """Shapes: (batch, ...) -> ()."""

@@ -62,7 +62,7 @@ class WCoRDLocal(ComparedPairs):
     """<plan, cost>: the cheapest way to carry a batch of student features to the teacher's, entropic (Sinkhorn).
 
     cost = 1 - cosine of (linear embedding of f_s, f_t); the plan has uniform margins and carries no gradient, which at
-    convergence is the gradient of the entropic distance (envelope theorem). Per process where there are several.
+    convergence is the gradient of the entropic distance (envelope theorem).
     Defaults [mem]: epsilon 0.05, 20 iterations, weight 0.05.
     Raises: ValueError: epsilon or iterations is not positive.
     """
@@ -70,6 +70,7 @@ class WCoRDLocal(ComparedPairs):
     name: ClassVar[str] = "wcord_local"
     published_weight: ClassVar[float] = 0.05
     view = "vector"
+    between_images = True
 
     def __init__(self, student_tap: Taps, teacher_tap: Taps, *, epsilon: float = 0.05, iterations: int = 20) -> None:
         super().__init__(student_tap, teacher_tap)

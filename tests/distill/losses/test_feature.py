@@ -468,17 +468,23 @@ def test_cwd_compares_channels_as_distributions_over_positions(parity: Any, shap
     check(parity, make_loss("cwd", student_tap="s", teacher_tap="t"), shapes, reference)
 
 
-def test_deeper_pairs_of_ab_and_ofd_weigh_more(parity: Any) -> None:
+@pytest.mark.parametrize("name", ["activation_boundaries", "ofd"])
+def test_deeper_pairs_of_ab_and_ofd_weigh_more(parity: Any, name: str) -> None:
     """1, 1/2, 1/4 from the deepest up; a loss of several pairs is the weighted sum of its single ones."""
     s = {n: parity.normal(2, 3, 2, 2, seed=i) for i, n in enumerate("abc")}
     t = {n: parity.normal(2, 3, 2, 2, seed=5 + i) for i, n in enumerate("abc")}
     mine, theirs, batch = parity.signals(s), parity.signals(t), parity.batch_of([0, 0])
-    several = make_loss("activation_boundaries", student_tap=list("abc"), teacher_tap=list("abc"))
-    several = parity.built(several, mine, theirs)
+
+    def made(taps: str) -> Any:
+        loss = make_loss(name, student_tap=list(taps), teacher_tap=list(taps))
+        for i, _ in enumerate(taps):  # as `prepare` finds them in the teacher's batch norms
+            loss.register_buffer(f"margin{i}", torch.full((1, 3, 1, 1), -0.5))
+        return loss
+
+    several = parity.built(made("abc"), mine, theirs)
     expected = 0
     for i, tap in enumerate("abc"):
-        single = make_loss("activation_boundaries", student_tap=tap, teacher_tap=tap).double()
-        single.build(mine, theirs)
+        single = parity.built(made(tap), mine, theirs)
         single.connectors = nn.ModuleList([several.connectors[i]])
         expected = expected + single(mine, theirs, batch) / 2 ** (2 - i)
     torch.testing.assert_close(several(mine, theirs, batch), expected)

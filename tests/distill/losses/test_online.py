@@ -53,6 +53,12 @@ def by_hand(rule: str, z: Tensor, y: list[int]) -> Tensor:
     return torch.stack(rows)
 
 
+def test_one_refuses_a_single_image_as_its_gate_normalises_over_the_batch(parity: Any) -> None:
+    signals = parity.signals({"t": parity.normal(1, 3, 2, 2)})
+    with pytest.raises(InputError, match="one needs a batch of at least 2 images per process; give a larger"):
+        ONE("t").build(signals, signals)
+
+
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize(("peers", "batch", "classes"), [(2, 5, 4), (3, 1, 7), (4, 3, 1)])
 def test_what_peers_say_together_agrees_with_the_formula(

@@ -69,6 +69,7 @@ OUT_OF_RANGE: list[tuple[str, dict[str, Any], str]] = [
     ("dist", {"beta": -2.0}, "beta must not be negative"),
     ("ctkd", {"lowest": 0.0}, "lowest must be positive"),
     ("mlkd", {"temperatures": [2.0, 0.0]}, "temperature must be positive"),
+    ("soft_target_kl", {"temperature": float("inf")}, "temperature must be positive and finite, got inf"),
     ("mlkd", {"views": 3}, "mlkd takes views 1 or 2"),
     ("mlkd", {"compat": "official"}, "compat 'official' is about two views; give views=2"),
     ("jensen_shannon", {"beta": 1.1}, r"beta must be in \[0, 1\]"),

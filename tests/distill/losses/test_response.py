@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from edgekd.distill import Loss, Signals
-from edgekd.distill.losses import make_loss
+from edgekd.distill.losses import divergence, make_loss
 from edgekd.distill.losses.ctkd import CTKD
 from edgekd.errors import InputError
 
@@ -51,12 +52,45 @@ def mean(per_image: Callable[[Tensor, Tensor, int], Tensor], s: Tensor, t: Tenso
 
 
 def check(
-    parity: Any, loss: Loss, shape: tuple[int, int], reference: Callable[[Tensor, Tensor, list[int]], Tensor]
+    parity: Any,
+    loss: Loss,
+    shape: tuple[int, int],
+    reference: Callable[[Tensor, Tensor, list[int]], Tensor],
+    *,
+    views: int = 1,
 ) -> None:
     s, t = parity.normal(*shape, seed=1, scale=2), parity.normal(*shape, seed=2, scale=2)
     labels = [i * 2 % shape[1] for i in range(shape[0])]
     loss = parity.built(loss, Signals(s), Signals(t))
-    parity.agree(lambda: loss(Signals(s), Signals(t), parity.batch_of(labels)), lambda: reference(s, t, labels), [s])
+    batch = parity.batch_of(labels, index=list(range(len(labels) // views)) * views)
+    parity.agree(lambda: loss(Signals(s), Signals(t), batch), lambda: reference(s, t, labels), [s])
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_soft_targets_are_kl_at_a_temperature_times_its_square(parity: Any, shape: tuple[int, int]) -> None:
+    def per_image(s: Tensor, t: Tensor, y: int) -> Tensor:
+        return 9 * kl(probabilities(t, 3.0), probabilities(s, 3.0))
+
+    check(parity, make_loss("soft_target_kl", temperature=3.0), shape, lambda s, t, y: mean(per_image, s, t, y))
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_cross_entropy_with_the_labels(parity: Any, shape: tuple[int, int], smoothing: float) -> None:
+    def per_image(s: Tensor, t: Tensor, y: int) -> Tensor:
+        truth = [smoothing / len(s) + (1 - smoothing) * (i == y) for i in range(len(s))]
+        return cross_entropy(truth, probabilities(s))  # type: ignore[arg-type]
+
+    loss = make_loss("cross_entropy", label_smoothing=smoothing)
+    check(parity, loss, shape, lambda s, t, y: mean(per_image, s, t, y))
+
+
+def test_cross_entropy_with_mixed_labels(parity: Any) -> None:
+    s, targets = parity.normal(3, 4, seed=1), parity.normal(3, 4, seed=2).softmax(1)
+    batch = dataclasses.replace(parity.batch_of([0, 1, 2]), targets=targets)
+    rows = zip(s, targets, strict=True)
+    expected = torch.stack([cross_entropy(list(t), probabilities(z)) for z, t in rows]).mean()
+    torch.testing.assert_close(make_loss("cross_entropy")(Signals(s), Signals(s), batch), expected)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -196,7 +230,7 @@ def test_mlkd_is_the_papers_three_levels_at_each_temperature(parity: Any, shape:
         parts = zip(s.split(len(s) // views), t.split(len(s) // views), strict=True)
         return sum(sum(levels(a, b, temperature)) for a, b in parts for temperature in (2.0, 5.0))
 
-    check(parity, make_loss("mlkd", temperatures=[2.0, 5.0], views=views), shape, reference)
+    check(parity, make_loss("mlkd", temperatures=[2.0, 5.0], views=views), shape, reference, views=views)
 
 
 def test_mlkd_official_repeats_the_published_code(parity: Any) -> None:
@@ -216,7 +250,13 @@ def test_mlkd_official_repeats_the_published_code(parity: Any) -> None:
             total = total + (plain if temperature in (2.0, 6.0) else levels(strong, t_strong, temperature)[0])
         return total
 
-    check(parity, make_loss("mlkd", views=2, compat="official"), (10, 4), reference)
+    check(parity, make_loss("mlkd", views=2, compat="official"), (10, 4), reference, views=2)
+
+
+def test_mlkd_of_two_views_refuses_a_batch_of_other_images(parity: Any) -> None:
+    s = Signals(parity.normal(4, 3))
+    with pytest.raises(InputError, match="does not hold two views of each image; give views=1"):
+        make_loss("mlkd", views=2)(s, s, parity.batch_of([0, 1, 2, 0]))
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -300,6 +340,13 @@ def test_wsld_a_cross_entropy_pulls_nowhere_at_the_teachers_own_logits(parity: A
     assert s.grad.abs().max() < 1e-7
 
 
+def test_nkd_pulls_the_label_alone_at_the_teachers_own_logits(parity: Any) -> None:
+    s = parity.normal(2, 4, seed=4).requires_grad_()
+    make_loss("nkd")(Signals(s), Signals(s.detach()), parity.batch_of([0, 3])).backward()
+    p, label = s.detach().softmax(1), torch.tensor([[1.0, 0, 0, 0], [0, 0, 0, 1.0]], dtype=torch.float64)
+    torch.testing.assert_close(s.grad, (p * label).sum(1, keepdim=True) * (p - label) / 2)
+
+
 @pytest.mark.parametrize("name", RESPONSE)
 @pytest.mark.parametrize(("size", "classes"), [(1, 1), (3, 1), (1, 4), (2, 2)])
 def test_one_image_and_one_class_give_finite_values_and_gradients(
@@ -327,8 +374,10 @@ def test_a_shift_of_either_models_logits_changes_nothing(parity: Any, name: str)
 
 
 @pytest.mark.parametrize("name", RESPONSE)
-def test_extreme_bfloat16_logits_overflow_nothing(parity: Any, name: str) -> None:
-    extreme = torch.tensor([[3e4, -3e4, 0.0, 1.0], [-3e4, 3e4, 3e4, 0.0], [0.0, 0.0, 0.0, 0.0]], dtype=torch.bfloat16)
+@pytest.mark.parametrize("great", [3e4, 1e18])  # float16 holds the first, only bfloat16 the second
+def test_extreme_bfloat16_logits_overflow_nothing(parity: Any, name: str, great: float) -> None:
+    rows = [[great, -great, 0.0, 1.0], [-great, great, great, 0.0], [0.0, 0.0, 0.0, 0.0]]
+    extreme = torch.tensor(rows, dtype=torch.bfloat16)
     loss = make_loss(name, **RESPONSE[name])
     for mine, theirs in ((extreme, extreme.roll(1, 1)), (extreme.roll(1, 0), extreme), (extreme, extreme)):
         s = mine.float().requires_grad_()  # as the loop hands them over
@@ -336,6 +385,25 @@ def test_extreme_bfloat16_logits_overflow_nothing(parity: Any, name: str) -> Non
         value.backward()
         assert value.isfinite()
         assert s.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["jensen_shannon", "hard_label"])
+def test_the_greatest_bfloat16_logits_have_a_finite_gradient(parity: Any, name: str) -> None:
+    """The probability of a class underflows to 0 and its logarithm overflows to -inf: it adds nothing, and no nan."""
+    great = torch.finfo(torch.bfloat16).max
+    s = torch.tensor([[great, -great]]).requires_grad_()
+    value = make_loss(name)(Signals(s), Signals(torch.tensor([[great, 0.0]])), parity.batch_of([0]))
+    value.backward()
+    assert value.isfinite()
+    assert s.grad.isfinite().all()
+
+
+def test_kl_has_a_gradient_where_both_say_never() -> None:
+    log_p = torch.tensor([0.0, -math.inf], requires_grad=True)
+    log_q = torch.tensor([0.0, -math.inf], requires_grad=True)
+    (divergence.kl(log_p, log_q) + divergence.entropy(log_p)).backward()
+    assert log_p.grad.isfinite().all()
+    assert log_q.grad.isfinite().all()
 
 
 @pytest.mark.parametrize(
