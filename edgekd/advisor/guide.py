@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from edgekd.advisor.situation import Situation
+from edgekd.distill.chain import ONE_ASSISTANT_FROM, PARAMETERS_PER_LINK, SEVERAL_FROM
 
 Question = Literal["distil at all", "mechanism", "capacity gap", "knowledge", "recipe", "deployment"]
 Answers = Mapping[Question, str]
@@ -19,8 +20,8 @@ Answers = Mapping[Question, str]
 # Performance ratio: teacher / student alone. Below the first they are peers: the guide says "about equal"; published
 # CIFAR-100 pairs with 1.03 to 1.1 still gain 0.8 to 6 points from an offline teacher. From the second on one assistant,
 # from the third on several. Parameters: a gap that asks for assistants where a shortfall was measured.
-PEERS_BELOW, ONE_ASSISTANT_FROM, SEVERAL_FROM = 1.03, 1.5, 3.0
-DIRECT_UP_TO, ASSISTANTS_FROM = 2.0, 10.0
+PEERS_BELOW = 1.03
+DIRECT_UP_TO, ASSISTANTS_FROM = 2.0, PARAMETERS_PER_LINK
 FEW_IMAGES_PER_CLASS = 100.0  # edgekd: docs/advisor.md has what was measured at 20
 ROBUST_FROM = 0.1  # edgekd: share of attacked images from which a teacher has robustness to hand on
 CHANCE_FACTOR = 1.5  # a teacher under so many times chance knows nothing of these data

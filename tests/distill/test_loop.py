@@ -32,6 +32,7 @@ from edgekd.distill import (
 )
 from edgekd.distill.batches import Batch, BatchStream, Share
 from edgekd.distill.checkpoint import best_path, load
+from edgekd.distill.losses import make_loss
 from edgekd.distill.optimiser import learning_rate_at
 from edgekd.errors import CheckError, InputError
 
