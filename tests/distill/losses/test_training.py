@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import json
+import math
 import os
 import signal
 import subprocess
@@ -55,6 +58,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "feature_fusion": {"student_tap": "stages.1", "teacher_tap": ["a/stages.1", "b/stages.1"]},
     "mtkd_rl": {"members": ["a", "b"], "student_tap": "stages.1", "teacher_tap": ["a/stages.1", "b/stages.1"]},
 }
+# Losses that normalise over the images of a batch, or compare an image with others.
+NEEDS_SEVERAL = ("one", "srrl", "wcord_global")
 # Losses whose teacher is a pool of two.
 OF_A_POOL = ("feature_fusion", "mtkd_rl")
 
@@ -161,6 +166,41 @@ def test_a_teacher_in_another_runtime_cannot_be_looked_into(tiny_dataset: Datase
     stage.sources["teacher"] = BlackBox(stage.sources["teacher"])  # type: ignore[index,arg-type]
     with pytest.raises(InputError, match="stage 'distil': term 'method': srrl: the teacher has no Linear classifier"):
         run_stage(stage, out=tmp_path)
+
+
+def one_step(batch_size: int) -> Training:
+    """No warm-up, so that the step moves the weights; the loop ends a stage whose loss is nan or infinite."""
+    return dataclasses.replace(QUICK, epochs=batch_size / 600, batch_size=batch_size, warmup=0.0)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_single_image_is_taught_or_refused_in_one_line(name: str, tiny_dataset: Dataset, tmp_path: Path) -> None:
+    stage = stage_of(name, tiny_dataset, training=one_step(1))
+    if name in NEEDS_SEVERAL:
+        with pytest.raises(InputError, match="give a larger batch_size"):
+            run_stage(stage, out=tmp_path)
+    else:
+        losses = run_stage(stage, out=tmp_path).history[-1].losses.values()
+        assert all(math.isfinite(loss) for loss in losses)
+
+
+@pytest.mark.parametrize("name", [name for name in LOSSES if name not in ("simkd", *OF_A_POOL)])
+def test_a_teacher_like_the_student_gives_finite_weights(name: str, tiny_dataset: Dataset, tmp_path: Path) -> None:
+    stage = stage_of(name, tiny_dataset, training=one_step(20))
+    stage = dataclasses.replace(stage, sources={"teacher": copy.deepcopy(stage.students["student"])})
+    run_stage(stage, out=tmp_path)
+    assert all(value.isfinite().all() for value in stage.students["student"].state_dict().values())
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_logits_that_only_bfloat16_holds_give_finite_weights(name: str, tiny_dataset: Dataset, tmp_path: Path) -> None:
+    stage = stage_of(name, tiny_dataset, training=one_step(20))
+    classifiers = [net.fc for net in (*stage.students.values(), *stage.sources.values()) if isinstance(net, Net)]
+    with torch.no_grad():
+        for layer in classifiers:
+            layer.weight *= 1e12
+    run_stage(dataclasses.replace(stage, terms=stage.terms[1:], diagnose=False), out=tmp_path)
+    assert all(value.isfinite().all() for value in stage.students["student"].state_dict().values())
 
 
 def test_a_negative_weight_is_refused(tiny_dataset: Dataset, tmp_path: Path) -> None:
