@@ -1,9 +1,9 @@
 """Learning rates and term weights for a short schedule, settled on held-out training images; never on test images.
 
 Hill climbing on a ladder: from where it stands to the better neighbour, until neither is better, so that no setting is
-kept because the ladder ended there. The baseline's learning rate comes first; then, from that rate and the published
-weight, each method's weight and rate in turns until neither changes. One seed that is not judged; the whole schedule. A
-row of `tuning.jsonl` each.
+kept because the ladder ended there. The baseline's learning rate comes first; then each method's weight and rate in
+turns until neither changes, from the usual rate and the published weight, so that none ends worse than as published. One
+seed that is not judged; the whole schedule. A row of `tuning.jsonl` each.
 """
 
 from __future__ import annotations
@@ -30,31 +30,22 @@ FILE = "tuning.jsonl"
 
 
 def tune(
-    comparison: Comparison,
-    methods: Mapping[str, Recipe],
-    *,
-    out: Path,
-    among: Mapping[str, Recipe] | None = None,
-    resume: bool = False,
-    on_row: OnRow,
+    comparison: Comparison, methods: Mapping[str, Recipe], *, out: Path, resume: bool = False, on_row: OnRow
 ) -> Comparison:
     """The comparison with settings for each (student, method); trials in `out` already are kept where `resume`.
 
-    among: the methods that get settings of their own, None: all; the others have their published weights and the
-    baseline's rate. A method that refuses the networks has them too. Raises: InputError: as `compare`.
+    A method that refuses the networks keeps its published weight. Raises: InputError: as `compare`.
     """
     begin(comparison, out, resume=resume)
     trials = _Trials(Trainer(comparison, out), methods, read_rows(out / FILE), on_row)
-    own = methods if among is None else among
     tuned = {}
     for student in comparison.students:
         optimiser = comparison.optimiser(student)
         rates = RATES[optimiser]
-        first = trials.rate(student, BASELINE, Settings(LEARNING_RATE[optimiser]), rates)
-        for method in methods:
-            tuned[student, method] = first
-            if method != BASELINE and method in own:
-                tuned[student, method] = trials.both(student, method, first, rates)
+        usual = Settings(LEARNING_RATE[optimiser])
+        tuned[student, BASELINE] = trials.rate(student, BASELINE, usual, rates)
+        for method in (name for name in methods if name != BASELINE):
+            tuned[student, method] = trials.both(student, method, usual, rates)
     return dataclasses.replace(comparison, tuned=tuned)
 
 

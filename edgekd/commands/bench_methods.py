@@ -76,7 +76,7 @@ def methods(  # noqa: PLR0913 - a command's options are its parameters
     known = load_teacher(teacher, weights=weights, dataset=dataset)
     comparison = Comparison(dataset, known, tuple(student or ["edgekd:resnet20"]), protocol)
     if settled is not None:
-        comparison = tuned(comparison, chosen, among=settled, out=out, resume=resume, on_row=say_row)
+        comparison = tuned(comparison, settled, out=out, resume=resume, on_row=say_row)
     compare(comparison, chosen, seeds=numbers, out=out, resume=resume or settled is not None, on_row=say_row)
     _report(comparison, chosen, out, costs=costs, int8=int8, page=page, json=json)
 
