@@ -2,8 +2,8 @@
 
 Hill climbing on a ladder: from where it stands to the better neighbour, until neither is better, so that no setting is
 kept because the ladder ended there. The baseline's learning rate comes first; then each method's weight and rate in
-turns until neither changes, from the usual rate and the published weight, so that none ends worse than as published. One
-seed that is not judged; the whole schedule. A row of `tuning.jsonl` each.
+turns until neither changes, from the usual rate and the published weight, so that none ends worse than as published.
+One seed that is not judged; the whole schedule. A row of `tuning.jsonl` each.
 """
 
 from __future__ import annotations
