@@ -15,7 +15,7 @@ import numpy.typing as npt
 from edgekd.device_benchmarks.block_campaign import Answer, Job, Timing
 from edgekd.device_benchmarks.block_ops import has_operators
 from edgekd.device_benchmarks.block_table import Bench, BlockTable, Fit, Whole, weights_of
-from edgekd.errors import CheckError
+from edgekd.errors import CheckError, InputError
 from edgekd.students import Part, StageSpace, StudentSpec, parts_of
 from edgekd.students.layers import head_part, stage_parts, stem_part
 
@@ -23,6 +23,7 @@ CALIBRATION_NETWORKS = 24
 CACHED_WEIGHTS = (0.25e6, 0.5e6, 1e6, 1.5e6, 2e6, 4e6)
 DEFAULT_SECONDS = 120.0
 NETWORKS_SHARE = 0.25
+_ATTEMPTS = 200  # for each network that is drawn
 Progress = Callable[[str], None]
 Numbers = npt.NDArray[np.float64]
 
@@ -45,17 +46,36 @@ def parts_of_spaces(spaces: Iterable[StageSpace]) -> list[Part]:
 
 
 def sample(spaces: Sequence[StageSpace], count: int, *, seed: int) -> list[StudentSpec]:
-    """Students drawn from the spaces in turn, each body, choice and depth as likely as any other of its stage."""
+    """Students drawn from the spaces in turn, each body, choice and depth as likely as any other of its stage.
+
+    Raises: InputError: hardly a student of the spaces is made of parts that can be timed alone (attention cannot).
+    """
     rng = random.Random(seed)
     found: list[StudentSpec] = []
-    while len(found) < count:
-        space = spaces[len(found) % len(spaces)]
+    for attempt in range(_ATTEMPTS * count):
+        if len(found) == count:
+            break
+        space = spaces[attempt % len(spaces)]
         number = rng.randrange(len(space.bodies))
         choices = space.bodies[number].choices
         spec = space.spec((number, tuple(rng.randrange(len(some)) for some in choices)))
         if all(map(has_operators, parts_of(spec))):
             found.append(spec)
+    if len(found) < count:
+        names = ", ".join(dict.fromkeys(space.name for space in spaces))
+        raise InputError(
+            f"a block table cannot hold the space '{names}': its parts are not timed alone",
+            fix="leave it out of --space; it is priced by the predictor",
+        )
     return found
+
+
+def holds(space: StageSpace) -> bool:
+    """Whether students of the space are made of parts that a block table can have."""
+    try:
+        return bool(sample([space], 1, seed=0))
+    except InputError:
+        return False
 
 
 def build_table(

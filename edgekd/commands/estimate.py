@@ -77,7 +77,10 @@ def _asked(device: HardwareProfile, unit: str | None, runtime: str | None, preci
                 f"{runtime} does not drive '{unit}'", where=f"profile '{device.name}'", fix=f"it has: {pairs}"
             )
         return _Asked(str(unit), device.primary.target, precision)
-    chosen = next((r for r in fitting if r.takes(precision)), fitting[0])
+    chosen = next((r for r in fitting if r.takes(precision)), None)
+    if chosen is None:
+        listed = "; ".join(f"{r.target} on {r.unit} takes {', '.join(r.precisions)}" for r in fitting)
+        raise InputError(f"no runtime there takes {precision}", where=f"profile '{device.name}'", fix=listed)
     return _Asked(chosen.unit, chosen.target, precision)
 
 

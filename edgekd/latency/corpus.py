@@ -92,9 +92,11 @@ def _load(cache: Path) -> dict[Network, Vector]:
             if tuple(stored["features"].tolist()) != NAMES:
                 raise InputError("a cache of other features", where=cache, fix="delete it")
             keys, values = stored["networks"].tolist(), stored["values"]
-    except (OSError, ValueError, KeyError) as error:
+            return {_parse(key): value for key, value in zip(keys, values, strict=True)}
+    except InputError:
+        raise
+    except Exception as error:  # a damaged archive raises anything: BadZipFile, zlib.error, NotImplementedError, ...
         raise InputError(f"not a cache of traced networks ({error})", where=cache, fix="delete it") from error
-    return {_parse(key): value for key, value in zip(keys, values, strict=True)}
 
 
 def _parse(key: str) -> Network:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import nn
 
-from edgekd.errors import InputError
+from edgekd.errors import EdgekdError, InputError
 from edgekd.latency.cost import GraphCost
 from edgekd.latency.fuse import fuse, loops, peak_live_elements
 from edgekd.latency.read_onnx import record_onnx
@@ -38,7 +38,12 @@ def cost_of_file(path: Path) -> GraphCost:
     readers = {".onnx": record_onnx, ".tflite": record_tflite, ".pt2": _record_program}
     if path.suffix not in readers:
         raise InputError("not a network that can be read", where=path, fix="give a .onnx, .tflite or .pt2 file")
-    return cost_of(readers[path.suffix](path))
+    try:
+        return cost_of(readers[path.suffix](path))
+    except EdgekdError:
+        raise
+    except Exception as error:  # a file may say anything: operands that are missing, places that are none
+        raise InputError(f"no network that can be made sense of ({type(error).__name__})", where=path) from error
 
 
 def _record_program(path: Path) -> Recording:
@@ -49,10 +54,15 @@ def _record_program(path: Path) -> Recording:
         module = program.module()
         (image,) = [s for s in program.graph_signature.user_inputs if isinstance(s, str)]
         shape = next(node.meta["val"].shape for node in program.graph.nodes if node.name == image)
-        sizes = tuple(int(size) for size in shape)
     except Exception as error:
         raise InputError(f"not a torch.export program of one image ({type(error).__name__})", where=path) from error
-    return record_module(module, sizes)
+    if not all(isinstance(size, int) for size in shape):  # int() of a symbol would be the size it was exported with
+        raise InputError(
+            f"tensor '{image}' has no static shape",
+            where=path,
+            fix="export with fixed input sizes (edgekd predicts one shape at a time)",
+        )
+    return record_module(module, tuple(shape))
 
 
 def cost_of(recording: Recording) -> GraphCost:

@@ -52,7 +52,7 @@ def price_from(table: BlockTable, otherwise: Callable[[Part], float]) -> Callabl
     return price
 
 
-def require_covered(table: BlockTable, parts: list[Part]) -> None:
+def require_covered(table: BlockTable, parts: list[Part], spaces: list[str]) -> None:
     """Raises: InputError: fewer than half of the parts are in it: it was built for other images or spaces."""
     if not parts:
         return
@@ -62,6 +62,6 @@ def require_covered(table: BlockTable, parts: list[Part]) -> None:
         what = f"the block table knows {len(parts) - len(missing)} of {len(parts)} parts"
         fix = (
             f"edgekd lut build --runtime {table.bench.runtime} --precision {table.bench.precision} "
-            f"--image-size {size} --channels {channels}"
+            f"--image-size {size} --channels {channels} --space {','.join(dict.fromkeys(spaces))}"
         )
         raise InputError(what, where=f"{size} px images", fix=fix)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgekd.device_benchmarks.block_build import parts_of_spaces
+from edgekd.device_benchmarks.block_build import holds, parts_of_spaces
 from edgekd.device_benchmarks.block_table import BlockTable
 from edgekd.latency import Estimate, GraphCost, Predictor, ProfileCost, features
 from edgekd.pipeline.block_tables import price_from, require_covered, table_for
@@ -28,6 +28,8 @@ class Pricing:
     def __init__(self, cost: ProfileCost, table: BlockTable | None = None, *, watts: float | None = None) -> None:
         self.table = table
         self.cost = cost if table is None else _at_home(cost, table)
+        if table is not None:
+            self.cost.p90_over_p50 = table.fit.p90_over_p50  # measured here, where the profile's is anybody's
         self.graphs = Prices(self.cost, watts=watts)
         self.stages = self.graphs
         if table is not None:
@@ -78,7 +80,10 @@ def pricing_for(inputs: Inputs | Context, plan: Plan, spaces: list[StageSpace] |
     here = is_profile_device(profile.model_dump(mode="json"))
     table = table_for(profile, plan.precision, threads=inputs.threads)
     if table is not None and spaces:
-        require_covered(table, parts_of_spaces(spaces))
+        if all(map(holds, spaces)):
+            require_covered(table, parts_of_spaces(spaces), [space.name for space in spaces])
+        else:
+            table = None  # one measure for all candidates
     cost = ProfileCost(
         profile,
         unit=runtime.unit,

@@ -133,7 +133,7 @@ def predictions(inputs: Inputs | Context, plan: Plan, spec: AnySpec) -> list[dic
     pricing = pricing_for(inputs, plan)
     student = student_module(inputs, spec)
     cost = trace_cost(student.eval(), (1, pre.channels, pre.image_size, pre.image_size))
-    latency, p90 = pricing.estimate(spec, cost), profile.p90_over_p50
+    latency, p90 = pricing.estimate(spec, cost), pricing.cost.p90_over_p50
     memory = estimate_memory_mib(cost, plan.precision, profile.primary.target)
     size = estimate_size_mib(cost, plan.precision)
     said = "base + factor x (weights + activations), docs/latency.md"

@@ -14,6 +14,7 @@ import torch
 from edgekd.artifact import Artifact
 from edgekd.device_benchmarks.contender import of_artifact
 from edgekd.device_benchmarks.measure import measure_all
+from edgekd.errors import InputError
 from edgekd.pipeline.choosing import choose, student_module
 from edgekd.pipeline.context import Context, calibration_batches
 from edgekd.pipeline.exporting import request, run_requests, runs_here
@@ -148,11 +149,14 @@ def trial_reasons(measured: list[dict[str, Any]], halving: dict[str, Any] | None
 def measured_selection(context: Context) -> tuple[Selection, list[dict[str, Any]]]:
     """Search; with the device attached measure the top candidates untrained, and search again if none of them fits.
 
-    What is measured to be too slow leaves the selection.
+    What is measured to be too slow leaves the selection. Raises: InputError: in no round did any of them fit.
     """
     tighten, rows = context.tighten, list[dict[str, Any]]()
     target = attached(context)
-    for _ in range(MEASURED_ROUNDS if target else 1):
+    for number in range(MEASURED_ROUNDS if target else 1):
+        if number:
+            told = f"every candidate measured is over the budget: searching with {tighten:.2f} x the latency"
+            context.events.note(told)
         selection = choose(context, context.plan, tighten=tighten)
         if target is None:
             return selection, rows
@@ -165,5 +169,9 @@ def measured_selection(context: Context) -> tuple[Selection, list[dict[str, Any]
             rest = tuple(c for c in selection.top if c not in slow and c not in kept)
             return selection.model_copy(update={"top": (*kept, *rest)}), rows
         tighten = max(tighten * 1.02, correction_of(new) or tighten)
-        context.events.note(f"every candidate measured is over the budget: searching with {tighten:.2f} x the latency")
-    return selection, rows
+    fastest = min(row["measured_p90_ms"] for row in rows if row["measured_p90_ms"])
+    raise InputError(
+        f"none of {len(rows)} candidates measured on this device fits: the fastest takes {fastest:.3g} ms (p90)",
+        where=f"latency budget {context.plan.budgets.latency_p90_ms:.3g} ms",
+        fix="give a larger --latency-ms",
+    )

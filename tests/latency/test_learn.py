@@ -113,6 +113,17 @@ def test_a_cache_of_other_features_is_refused(collection, tmp_path: Path) -> Non
         corpus.known_features(read_rows(collection[0]), cache)
 
 
+def test_a_damaged_cache_is_refused_in_one_line(collection, tmp_path: Path) -> None:
+    whole, cache, refused = collection[1].read_bytes(), tmp_path / "t.npz", 0
+    for place in range(0, len(whole), max(1, len(whole) // 100)):
+        cache.write_bytes(whole[:place] + bytes([whole[place] ^ 0x5A]) + whole[place + 1 :])
+        try:
+            corpus._load(cache)
+        except InputError:
+            refused += 1
+    assert refused > 50
+
+
 def test_markdown_has_one_table_per_scope(tables) -> None:
     judged = judge_families(tables)
     text = markdown([*lines("one", judged), *lines("two", judged)])

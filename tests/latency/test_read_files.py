@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from edgekd.errors import InputError
@@ -55,6 +56,22 @@ def test_a_dynamic_shape_is_refused(tmp_path: Path) -> None:
         cost_of_file(file)
 
 
+def test_a_convolution_without_weights_is_refused(tmp_path: Path) -> None:
+    out, image = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4, 8, 8]) for name in ("out", "image"))
+    graph = helper.make_graph([helper.make_node("Conv", ["image"], ["out"])], "g", [image], [out])
+    onnx.save(helper.make_model(graph), tmp_path / "m.onnx")
+    with pytest.raises(InputError, match=r"m\.onnx: no network that can be made sense of \(IndexError\)"):
+        cost_of_file(tmp_path / "m.onnx")
+
+
+def test_a_program_for_any_batch_is_refused(tmp_path: Path) -> None:
+    module, image = torch.nn.Conv2d(3, 4, 3), torch.zeros(4, 3, 8, 8)
+    batch = torch.export.Dim("batch", min=2, max=8)
+    torch.export.save(torch.export.export(module, (image,), dynamic_shapes=({0: batch},)), tmp_path / "m.pt2")
+    with pytest.raises(InputError, match=r"m\.pt2: tensor 'input' has no static shape; export with fixed input sizes"):
+        cost_of_file(tmp_path / "m.pt2")
+
+
 def test_an_unknown_operator_is_named_and_not_predicted(tmp_path: Path) -> None:
     nodes = [helper.make_node("Warp", ["image"], ["out"], name="w1", domain="own")]
     out = helper.make_tensor_value_info("out", TensorProto.FLOAT, [1, 4, 8, 8])
@@ -73,6 +90,7 @@ def test_an_unknown_operator_is_named_and_not_predicted(tmp_path: Path) -> None:
     [
         ("m.onnx", b"nonsense", "not an ONNX model"),
         ("m.tflite", b"nonsense that is long enough", "no TFL3 mark"),
+        ("m.tflite", b"\0\0\0\0TFL3" + bytes(64), "no network that can be made sense of"),
         ("m.pt2", b"nonsense", "not a torch.export program"),
         ("m.txt", b"", r"give a \.onnx, \.tflite or \.pt2 file"),
     ],

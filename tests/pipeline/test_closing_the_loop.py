@@ -14,7 +14,7 @@ from edgekd.data import Dataset
 from edgekd.device_benchmarks.host import cpu_flags
 from edgekd.errors import InputError
 from edgekd.files import write_json
-from edgekd.pipeline import api, record, reselecting
+from edgekd.pipeline import api, record, reselecting, trials
 from edgekd.pipeline.context import context_of, load_inputs
 from edgekd.pipeline.events import Silent
 from edgekd.pipeline.halving import correlations
@@ -96,6 +96,17 @@ def settings(tmp_path: Path, tiny_dataset: Dataset) -> Callable[..., Settings]:
         return Settings.model_validate({**document, **changes})
 
     return make
+
+
+@pytest.mark.slow
+def test_no_student_is_trained_where_every_candidate_was_measured_to_be_too_slow(
+    settings: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trials, "MEASURED_ROUNDS", 1)  # later rounds search for faster ones, and may find them
+    with pytest.raises(
+        InputError, match=r"none of 3 candidates measured on this device fits: the fastest takes 0\.\d+ ms"
+    ):
+        api.distill(settings(0.0005), out=tmp_path / "run", dry_run=True)
 
 
 @pytest.mark.slow

@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 import pytest
 
-from edgekd.device_benchmarks.block_build import fit, parts_of_spaces, sample
+from edgekd.device_benchmarks.block_build import fit, holds, parts_of_spaces, sample
 from edgekd.device_benchmarks.block_campaign import Timing
 from edgekd.device_benchmarks.block_table import Bench, BlockTable, Whole, weights_of
+from edgekd.errors import InputError
 from edgekd.latency import ProfileCost, trace_cost
 from edgekd.pipeline.pricing import Pricing
 from edgekd.profile import load_profile
@@ -65,6 +66,22 @@ def test_a_table_wins_for_students_and_moves_the_prediction_of_everything_else()
     moved, said = estimated(pricing, resnet)
     assert said.startswith("12 networks measured on this device")
     assert moved == pytest.approx(3 * estimated(plain, resnet)[0], rel=0.35)
+
+
+def test_the_tables_own_spread_makes_the_p90_that_a_budget_is_held_to() -> None:
+    """`bench lut` judges verdicts by it, so the search must give them by it."""
+    table = table_of(thrice)
+    table = table.model_copy(update={"fit": table.fit.model_copy(update={"p90_over_p50": 1.7})})
+    figures = Pricing(laptop_cost(), table).stages.of(sample([SPACE], 1, seed=5)[0])
+    assert figures.latency_p90_ms == pytest.approx(1.7 * figures.latency_p50_ms)
+
+
+def test_a_space_whose_parts_cannot_be_timed_alone_is_refused_and_known_for_it() -> None:
+    hybrid = STAGE_SPACES["hybrid"](Task((32,), 3, 10))
+    assert (holds(hybrid), holds(SPACE)) == (False, True)
+    with pytest.raises(InputError, match=r"a block table cannot hold the space 'hybrid': .*; leave it out"):
+        sample([hybrid], 2, seed=0)
+    assert len(sample([SPACE, hybrid], 3, seed=0)) == 3
 
 
 def test_weights_beyond_the_caches_are_found_and_priced_in_the_search_as_in_the_table() -> None:

@@ -135,6 +135,12 @@ def test_estimate_moves_to_a_unit_that_takes_the_precision() -> None:
     assert (facts["unit"], facts["runtime"]) == ("cpu", "onnxruntime")
 
 
+def test_estimate_refuses_a_precision_that_no_runtime_there_takes() -> None:
+    error = refusal("estimate", "torchvision:resnet18", "-p", "galaxy-s21", "--unit", "npu", "--precision", "fp16")
+    assert "no runtime there takes fp16" in str(error)
+    assert "on npu takes int8" in str(error)
+
+
 def test_estimate_reads_the_student_of_a_run_directory(tmp_path: Path) -> None:
     spec = next(STAGE_SPACES["inverted-residual"](Task((28,), 1, 10)).specs())
     write_text(tmp_path / "student.json", spec.model_dump_json())
