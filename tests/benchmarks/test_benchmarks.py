@@ -130,7 +130,7 @@ def test_gains_are_over_the_baseline_of_the_same_seed() -> None:
     ]
     kd = summary(rows)[1]
     assert (kd["gain"], kd["gain_sd"], kd["n"]) == (pytest.approx(0.1), pytest.approx(0.0), 2)
-    assert "| kd | 0.25 | 70.00 ± 14.14 | +10.00 ± 0.00 | 2 | 1.00 | 10 | | |" in table(summary(rows))
+    assert "| kd | 0.1 | 0.25 | 70.00 ± 14.14 | +10.00 ± 0.00 | 2 | 1.00 | 10 | | |" in table(summary(rows))
 
 
 def test_settings_are_settled_on_held_out_images_and_hold_for_the_seeds_that_are_judged(
