@@ -50,6 +50,10 @@ MemoryBudget = Annotated[
 SizeBudget = Annotated[
     float | None, typer.Option("--size-mib", help="Budget for the exported file. Default: the profile's.")
 ]
+MacsFraction = Annotated[
+    float | None,
+    typer.Option("--macs-fraction", help="At most this share of the teacher's multiply-adds. Default: the profile's."),
+]
 EnergyBudget = Annotated[
     float | None,
     typer.Option("--energy-mj", help="Budget for the energy of one inference at the power limit. Default: none."),
@@ -160,6 +164,7 @@ def settings(options: Mapping[str, Any]) -> Settings:
             "peak_memory_mib": options["memory_mib"],
             "artifact_size_mib": options["size_mib"],
             "energy_mj": options.get("energy_mj"),
+            "teacher_macs_fraction": options.get("macs_fraction"),
         },
         "training": {
             "epochs": options["epochs"],
@@ -195,5 +200,6 @@ _OPTION = {
     "peak_memory_mib": "memory-mib",
     "artifact_size_mib": "size-mib",
     "energy_mj": "energy-mj",
+    "teacher_macs_fraction": "macs-fraction",
     "targets": "target",
 }

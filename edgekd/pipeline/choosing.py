@@ -34,7 +34,7 @@ _OPTIONS = {
     "peak_memory_mib": "--memory-mib",
     "artifact_size_mib": "--size-mib",
     "energy_mj": "--energy-mj",
-    "macs": "a larger teacher, or teacher_macs_fraction in the profile",
+    "macs": "a larger teacher, or --macs-fraction",
 }
 
 

@@ -38,6 +38,7 @@ class BudgetOverrides(Frozen):
     peak_memory_mib: float | None = Field(default=None, gt=0, le=4_194_304)
     artifact_size_mib: float | None = Field(default=None, gt=0, le=1_048_576)
     energy_mj: float | None = Field(default=None, gt=0, le=1e9)
+    teacher_macs_fraction: float | None = Field(default=None, gt=0, le=1)
 
 
 class Settings(Frozen):
