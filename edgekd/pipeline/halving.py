@@ -41,10 +41,12 @@ def halve(context: Context, candidates: Sequence[Candidate]) -> tuple[Candidate,
 def correlations(rows: Sequence[dict[str, Any]]) -> dict[str, float | None]:
     """Spearman: prior against the first round, and the first round against the last that more than two took part in."""
     first = [row["val_top1"][0] for row in rows]
-    lasting = [row for row in rows if len(row["val_top1"]) > 1]
+    rounds = sorted((len(row["val_top1"]) for row in rows), reverse=True)
+    last = rounds[2] if len(rounds) > 2 else 1
+    lasting = [row["val_top1"] for row in rows if len(row["val_top1"]) >= last] if last > 1 else []
     return {
         "prior_to_proxy": _spearman([row["score"] for row in rows], first),
-        "proxy_to_longer": _spearman([r["val_top1"][0] for r in lasting], [r["val_top1"][1] for r in lasting]),
+        "proxy_to_longer": _spearman([values[0] for values in lasting], [values[last - 1] for values in lasting]),
     }
 
 

@@ -181,3 +181,7 @@ def test_rank_correlations_are_those_of_the_rounds() -> None:
     assert found["prior_to_proxy"] == pytest.approx(-0.4)
     assert found["proxy_to_longer"] == pytest.approx(0.5)
     assert correlations(rows[:2])["prior_to_proxy"] is None
+    assert correlations([{"score": 1.0, "val_top1": [value]} for value in (0.1, 0.2, 0.3)])["proxy_to_longer"] is None
+    further = [[0.3, 0.5, 0.9], [0.2, 0.6, 0.8], [0.4, 0.7, 0.7], [0.1, 0.4], [0.0]]  # the third round, of three
+    rows = [{"score": float(number), "val_top1": values} for number, values in enumerate(further)]
+    assert correlations(rows)["proxy_to_longer"] == pytest.approx(-0.5)
