@@ -33,7 +33,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "hard_label": {},
 }
 # Read the last feature alone: relations between images, and losses with heavy modules or one classifier.
-_LAST_ONLY = ("pkt", "correlation_congruence", "ickd", "wcord_global", "wcord_local", "mgd", "cwd")
+_LAST_ONLY = ("factor_transfer", "pkt", "correlation_congruence", "ickd", "wcord_global", "wcord_local", "mgd", "cwd")
 
 
 def catalogue() -> dict[str, Recipe]:
