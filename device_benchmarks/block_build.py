@@ -50,17 +50,7 @@ def sample(spaces: Sequence[StageSpace], count: int, *, seed: int) -> list[Stude
 
     Raises: InputError: hardly a student of the spaces is made of parts that can be timed alone (attention cannot).
     """
-    rng = random.Random(seed)
-    found: list[StudentSpec] = []
-    for attempt in range(_ATTEMPTS * count):
-        if len(found) == count:
-            break
-        space = spaces[attempt % len(spaces)]
-        number = rng.randrange(len(space.bodies))
-        choices = space.bodies[number].choices
-        spec = space.spec((number, tuple(rng.randrange(len(some)) for some in choices)))
-        if all(map(has_operators, parts_of(spec))):
-            found.append(spec)
+    found = _drawn(spaces, count, seed)
     if len(found) < count:
         names = ", ".join(dict.fromkeys(space.name for space in spaces))
         raise InputError(
@@ -72,10 +62,23 @@ def sample(spaces: Sequence[StageSpace], count: int, *, seed: int) -> list[Stude
 
 def holds(space: StageSpace) -> bool:
     """Whether students of the space are made of parts that a block table can have."""
-    try:
-        return bool(sample([space], 1, seed=0))
-    except InputError:
-        return False
+    return bool(_drawn([space], 1, seed=0))
+
+
+def _drawn(spaces: Sequence[StageSpace], count: int, seed: int) -> list[StudentSpec]:
+    """Up to `count` students whose parts all have operators."""
+    rng = random.Random(seed)
+    found: list[StudentSpec] = []
+    for attempt in range(_ATTEMPTS * count):
+        space = spaces[attempt % len(spaces)]
+        number = rng.randrange(len(space.bodies))
+        choices = space.bodies[number].choices
+        spec = space.spec((number, tuple(rng.randrange(len(some)) for some in choices)))
+        if all(map(has_operators, parts_of(spec))):
+            found.append(spec)
+        if len(found) == count:
+            break
+    return found
 
 
 def build_table(

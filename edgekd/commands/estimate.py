@@ -149,7 +149,8 @@ def _facts(network: _Network, device: HardwareProfile, asked: _Asked, threads: i
     from edgekd.latency import estimate_memory_mib, estimate_size_mib
 
     (unit, runtime, precision), cost = asked, network.cost
-    latency = _pricing(device, asked, threads).estimate(network.spec, cost)
+    pricing = _pricing(device, asked, threads)
+    latency = pricing.estimate(network.spec, cost)
     watts = device.power.limit_w if device.power is not None else None
     return {
         "profile": device.name,
@@ -157,7 +158,7 @@ def _facts(network: _Network, device: HardwareProfile, asked: _Asked, threads: i
         "runtime": runtime,
         "precision": precision,
         "latency": latency.model_dump(),
-        "latency_p90_ms": latency.p50_ms * device.p90_over_p50,
+        "latency_p90_ms": latency.p50_ms * pricing.cost.p90_over_p50,
         "energy_mj_at_most": None if watts is None else latency.p50_ms * watts,
         "peak_memory_mib": estimate_memory_mib(cost, precision, runtime),
         "artifact_size_mib": estimate_size_mib(cost, precision),

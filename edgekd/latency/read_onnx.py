@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekd.errors import InputError
-from edgekd.latency.record import Call, Operand, Recording
+from edgekd.latency.record import Call, Operand, Recording, no_static_shape
 
 _SAME = """Relu relu|LeakyRelu leaky_relu|PRelu prelu|Clip clamp|Add add|Sub sub|Mul mul|Neg neg|Abs abs|Where where
 Min minimum|Max maximum|Equal eq|Less lt|Greater gt|Not logical_not|And logical_and|Or logical_or|Sign sign
@@ -96,11 +96,7 @@ class _Reader:
     def _operand(self, name: str) -> Operand:
         shape = self._shapes.get(name)
         if shape is None:
-            raise InputError(
-                f"tensor '{name}' has no static shape",
-                where=self._path,
-                fix="export with fixed input sizes (edgekd predicts one shape at a time)",
-            )
+            raise no_static_shape(name, self._path)
         return Operand(self._storage(name), shape, name in self._constants)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekd.errors import InputError, MissingExtraError
-from edgekd.latency.record import Call, Operand, Recording
+from edgekd.latency.record import Call, Operand, Recording, no_static_shape
 
 _SAME = """ADD add|SUB sub|MUL mul|NEG neg|ABS abs|MAXIMUM maximum|MINIMUM minimum|SQUARE square|SELECT where
 SELECT_V2 where|RELU relu|RELU6 relu6|RELU_N1_TO_1 hardtanh|RELU_0_TO_1 hardtanh|LEAKY_RELU leaky_relu|PRELU prelu
@@ -129,8 +129,7 @@ class _Reader:
         tensor = self._graph.tensors[index]
         signature = tensor.shapeSignature
         if signature is not None and any(size < 0 for size in signature):
-            raise InputError(f"tensor '{self._name([index])}' has no static shape", where=self._path,
-                             fix="convert with fixed input sizes (edgekd predicts one shape at a time)")  # fmt: skip
+            raise no_static_shape(self._name([index]), self._path)
         return tuple(int(size) for size in tensor.shape) if tensor.shape is not None else ()
 
     def _operand(self, index: int) -> Operand:

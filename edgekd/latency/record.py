@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +19,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from edgekd.errors import InputError
+
+
+def no_static_shape(tensor: str, file: Path) -> InputError:
+    """What to raise for a file whose cost depends on sizes that are given later."""
+    fix = "export with fixed input sizes (edgekd predicts one shape at a time)"
+    return InputError(f"tensor '{tensor}' has no static shape", where=file, fix=fix)
 
 
 class Operand(NamedTuple):

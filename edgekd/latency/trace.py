@@ -11,7 +11,7 @@ from edgekd.latency.cost import GraphCost
 from edgekd.latency.fuse import fuse, loops, peak_live_elements
 from edgekd.latency.read_onnx import record_onnx
 from edgekd.latency.read_tflite import record_tflite
-from edgekd.latency.record import Recording, record_module
+from edgekd.latency.record import Recording, no_static_shape, record_module
 from edgekd.latency.steps import folded_work, steps_of
 
 
@@ -57,11 +57,7 @@ def _record_program(path: Path) -> Recording:
     except Exception as error:
         raise InputError(f"not a torch.export program of one image ({type(error).__name__})", where=path) from error
     if not all(isinstance(size, int) for size in shape):  # int() of a symbol would be the size it was exported with
-        raise InputError(
-            f"tensor '{image}' has no static shape",
-            where=path,
-            fix="export with fixed input sizes (edgekd predicts one shape at a time)",
-        )
+        raise no_static_shape(image, path)
     return record_module(module, tuple(shape))
 
 

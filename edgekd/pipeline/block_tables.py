@@ -62,6 +62,6 @@ def require_covered(table: BlockTable, parts: list[Part], spaces: list[str]) -> 
         what = f"the block table knows {len(parts) - len(missing)} of {len(parts)} parts"
         fix = (
             f"edgekd lut build --runtime {table.bench.runtime} --precision {table.bench.precision} "
-            f"--image-size {size} --channels {channels} --space {','.join(dict.fromkeys(spaces))}"
+            f"--image-size {size} --channels {channels} --space {','.join(spaces)}"
         )
         raise InputError(what, where=f"{size} px images", fix=fix)

@@ -19,12 +19,13 @@ from edgekd.pipeline.context import Context, Inputs
 from edgekd.pipeline.plan import Plan
 from edgekd.pipeline.pricing import Pricing, pricing_for
 from edgekd.pipeline.record import fingerprint
+from edgekd.pipeline.spaces import stage_spaces, task_of
 from edgekd.students import AnySpec, Infeasible, Limits, PrunedSpec, Selection, ZooSpec, build
 from edgekd.students import merged as merge
 from edgekd.students import search as search_space
 from edgekd.students import select as select_listed
 from edgekd.students.pruning import pruned as prune
-from edgekd.students.spaces import STAGE_SPACES, Task, pruned, zoo
+from edgekd.students.spaces import pruned, zoo
 
 # Macs are bounded by the teacher's; a black box has none to go by.
 MACS_WITHOUT_TEACHER = 1_000_000_000
@@ -45,8 +46,7 @@ def choose(inputs: Inputs | Context, plan: Plan, *, tighten: float = 1.0) -> Sel
     the upper end of the prediction's interval where that is more, before they are held against the budgets.
     Raises: InputError: nothing fits; the cheapest candidate and what it misses are named. Or a space does not apply.
     """
-    spaces = {name: STAGE_SPACES[name](task_of(inputs)) for name in plan.spaces if name in STAGE_SPACES}
-    pricing = pricing_for(inputs, plan, list(spaces.values()))
+    spaces, pricing = stage_spaces(inputs, plan), pricing_for(inputs, plan)
     allowed = limits(inputs, plan)
     found = []
     for name in plan.spaces:
@@ -83,12 +83,6 @@ def limits(inputs: Inputs | Context, plan: Plan) -> Limits:
         macs=macs,
         energy_mj=budgets.energy_mj,
     )
-
-
-def task_of(inputs: Inputs | Context) -> Task:
-    """The images and classes of a run."""
-    pre = inputs.dataset.preprocessing
-    return Task((pre.image_size,), pre.channels, inputs.dataset.num_classes)
 
 
 def student_module(inputs: Inputs | Context, spec: AnySpec) -> nn.Module:

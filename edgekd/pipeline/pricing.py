@@ -14,7 +14,8 @@ from edgekd.pipeline.block_tables import price_from, require_covered, table_for
 from edgekd.pipeline.context import Context, Inputs
 from edgekd.pipeline.plan import Plan
 from edgekd.pipeline.rows import is_profile_device
-from edgekd.students import AnySpec, Prices, StageSpace, StudentSpec, parts_of, work_of
+from edgekd.pipeline.spaces import stage_spaces
+from edgekd.students import AnySpec, Prices, StudentSpec, parts_of, work_of
 from edgekd.students.costs import Totals, kernels_price
 
 
@@ -28,8 +29,6 @@ class Pricing:
     def __init__(self, cost: ProfileCost, table: BlockTable | None = None, *, watts: float | None = None) -> None:
         self.table = table
         self.cost = cost if table is None else _at_home(cost, table)
-        if table is not None:
-            self.cost.p90_over_p50 = table.fit.p90_over_p50  # measured here, where the profile's is anybody's
         self.graphs = Prices(self.cost, watts=watts)
         self.stages = self.graphs
         if table is not None:
@@ -71,19 +70,20 @@ class Pricing:
         return self.cost.provenance if self.table is None else self.table.provenance
 
 
-def pricing_for(inputs: Inputs | Context, plan: Plan, spaces: list[StageSpace] | None = None) -> Pricing:
+def pricing_for(inputs: Inputs | Context, plan: Plan) -> Pricing:
     """What the profile's first runtime charges at the plan's precision.
 
-    Raises: InputError: the block table is stale or damaged, or was built for other images than those of the spaces.
+    By a block table only where it can hold all of the plan's spaces: candidates are compared by one measure. Raises:
+    InputError: the block table is stale or damaged, or was built for other images than those of the spaces.
     """
     profile, runtime = inputs.profile, inputs.profile.primary
     here = is_profile_device(profile.model_dump(mode="json"))
     table = table_for(profile, plan.precision, threads=inputs.threads)
-    if table is not None and spaces:
-        if all(map(holds, spaces)):
-            require_covered(table, parts_of_spaces(spaces), [space.name for space in spaces])
-        else:
-            table = None  # one measure for all candidates
+    spaces = stage_spaces(inputs, plan)
+    if not all(map(holds, spaces.values())):
+        table = None
+    if table is not None:
+        require_covered(table, parts_of_spaces(spaces.values()), list(spaces))
     cost = ProfileCost(
         profile,
         unit=runtime.unit,
@@ -96,10 +96,14 @@ def pricing_for(inputs: Inputs | Context, plan: Plan, spaces: list[StageSpace] |
 
 
 def _at_home(cost: ProfileCost, table: BlockTable) -> ProfileCost:
-    """The cost model moved by the networks that the table was fitted to; as it is where nothing can be moved."""
-    if cost.predictor.rest is None or not table.networks:
-        return cost
-    return cost.resting_on(adapted(cost.predictor, table))
+    """The cost model with the spread that the table measured, moved by the networks that it was fitted to.
+
+    A roofline cannot be moved: it keeps its predictor.
+    """
+    movable = cost.predictor.rest is not None and bool(table.networks)
+    home = cost.resting_on(adapted(cost.predictor, table) if movable else cost.predictor)
+    home.p90_over_p50 = table.fit.p90_over_p50
+    return home
 
 
 def adapted(predictor: Predictor, table: BlockTable) -> Predictor:

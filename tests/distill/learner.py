@@ -91,11 +91,11 @@ def with_players(stage: Stage, second: nn.Module, peer: nn.Module) -> Stage:
 
 
 def further(method: str) -> Term:
-    """A term of a thousandth of the published weight, on the last feature where the method reads one."""
+    """A term that neither vanishes nor rules the others, on the last feature where the method reads one."""
     loss = LOSSES[method]
     taps = {"student_tap": "features.-1", "teacher_tap": "features"}
     options = {name: tap for name, tap in taps.items() if name in inspect.signature(loss).parameters}
-    return Term(make_loss(method, **options), source="teacher", weight=0.001 * loss.published_weight)
+    return Term(make_loss(method, **options), source="teacher", weight=max(0.01, 0.001 * loss.published_weight))
 
 
 def main() -> None:

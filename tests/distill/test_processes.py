@@ -12,13 +12,18 @@ from pathlib import Path
 import pytest
 import torch
 
+from edgekd.distill.losses import LOSSES
+
 LEARNER = Path(__file__).with_name("learner.py")
-# They compare the images of a batch with each other.
-RELATIONS = (
-    "dist", "mlkd", "rkd_distance", "rkd_angle", "similarity_preserving", "pkt", "correlation_congruence",
-    "wcord_local",
-)  # fmt: skip
+# What they remember, or draw negatives from, is of all processes; and what they compare the images of a batch with.
+BANKS = ("crd", "crd_memory", "wcord_global")
+RELATIONS = ("dist", "mlkd", *(name for name, loss in LOSSES.items() if getattr(loss, "between_images", False)))
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "KMP_AFFINITY": "disabled"}
+
+
+def with_methods(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Options of the learner."""
+    return tuple(word for name in names for word in ("--method", name))
 
 
 def learn(out: Path, *options: str) -> None:
@@ -60,7 +65,7 @@ def test_a_run_killed_with_sigkill_and_resumed_ends_bit_for_bit_the_same(
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
-    [("--method", "crd_memory"), ("--players",), tuple(x for method in RELATIONS for x in ("--method", method))],
+    [with_methods(BANKS), ("--players",), with_methods(RELATIONS)],
     ids=["banks", "players", "relations"],
 )
 def test_two_processes_follow_the_loss_curve_of_one(options: tuple[str, ...], tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from torch.nn import functional
 from edgekd.distill.batches import Batch
 from edgekd.distill.losses.checks import not_negative
 from edgekd.distill.losses.logits import LogitLoss
-from edgekd.distill.losses.processes import gathered, whole
+from edgekd.distill.losses.processes import gathered, gathered_with_gradient
 from edgekd.distill.sources import Signals
 
 
@@ -36,7 +36,7 @@ class DIST(LogitLoss):
 
     def forward(self, student: Signals, teacher: Signals, batch: Batch) -> Tensor:
         """Shapes: logits (batch, classes) -> ()."""
-        logits = whole(student.logits), gathered(teacher.logits)
+        logits = gathered_with_gradient(student.logits), gathered(teacher.logits)
         mine, theirs = (z.div(self.temperature).softmax(1) for z in logits)
         between_classes = 1 - correlation(mine, theirs).mean()
         within_class = 1 - correlation(mine.T, theirs.T).mean()

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from edgekd.distill.batches import Batch
 from edgekd.distill.losses.checks import positive, same_classes
-from edgekd.distill.losses.processes import gathered, whole
+from edgekd.distill.losses.processes import gathered, gathered_with_gradient
 from edgekd.distill.losses.soft_target import soft_target_kl
 from edgekd.distill.sources import Signals
 from edgekd.distill.terms import Loss
@@ -64,7 +64,7 @@ class MLKD(Loss):
         """Shapes: logits (batch, classes) -> ()."""
         if self.views == 2 and not torch.equal(*batch.index.chunk(2)):
             raise InputError("mlkd: the batch does not hold two views of each image", fix="give views=1")
-        mine = [whole(view) for view in student.logits.chunk(self.views)]
+        mine = [gathered_with_gradient(view) for view in student.logits.chunk(self.views)]
         theirs = [gathered(view) for view in teacher.logits.chunk(self.views)]
         if self.compat == "official":
             return self._official(mine, theirs)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from edgekd.distill.batches import Batch
 from edgekd.distill.losses.features import as_map, as_vector, common_grid
-from edgekd.distill.losses.processes import gathered, whole
+from edgekd.distill.losses.processes import gathered, gathered_with_gradient
 from edgekd.distill.sources import Signals
 from edgekd.distill.terms import Loss, Needs
 from edgekd.errors import InputError
@@ -95,6 +95,6 @@ class ComparedPairs(PairLoss):
         """Shapes: those of the taps -> ()."""
         pairs = self.pairs(student, teacher)
         if self.between_images:
-            pairs = [(whole(a), gathered(b)) for a, b in pairs]
+            pairs = [(gathered_with_gradient(a), gathered(b)) for a, b in pairs]
         losses = [self.compare(a, b, i) for i, (a, b) in enumerate(pairs)]
         return losses[0] if len(losses) == 1 else torch.stack(losses).sum()

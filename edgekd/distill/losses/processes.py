@@ -29,18 +29,18 @@ def gathered(rows: Tensor) -> Tensor:
     return torch.stack(parts, 1).flatten(0, 1)
 
 
-def whole(rows: Tensor) -> Tensor:
+def gathered_with_gradient(rows: Tensor) -> Tensor:
     """As `gathered`, with a gradient, for losses that compare the images of a batch with each other.
 
     Every process then has the loss of the whole batch, and the mean of the processes' gradients is that loss's.
     """
     if world()[1] == 1:
         return rows
-    found: Tensor = _Whole.apply(rows)
+    found: Tensor = _GatherWithGradient.apply(rows)
     return found
 
 
-class _Whole(torch.autograd.Function):
+class _GatherWithGradient(torch.autograd.Function):
     @staticmethod
     def forward(_context: Any, rows: Tensor) -> Tensor:
         return gathered(rows)

@@ -48,7 +48,7 @@ class Parity:
         return loss
 
     @staticmethod
-    def agree(
+    def assert_agree(
         value_of: Callable[[], Tensor], expected_of: Callable[[], Tensor], leaves: list[Tensor], tolerance: float = 1e-6
     ) -> None:
         """Both give the same value and, for every leaf, the same gradient, which is not all zero."""

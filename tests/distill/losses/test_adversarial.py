@@ -49,7 +49,7 @@ def test_the_discriminators_loss_is_goodfellows_with_r1(parity: Any, shape: tupl
         return total
 
     weights = [p for p in judge.net.parameters() if p.ndim == 2]
-    parity.agree(lambda: judge.loss(student, teacher), reference, weights)
+    parity.assert_agree(lambda: judge.loss(student, teacher), reference, weights)
 
 
 @pytest.mark.parametrize("shape", [(4, 3), (1, 6), (2, 1)], ids=str)
@@ -57,7 +57,7 @@ def test_the_student_is_asked_to_pass_for_the_teacher(parity: Any, shape: tuple[
     s, t = parity.normal(*shape, seed=1), parity.normal(*shape, seed=2)
     judge = judge_for(shape[1], parity)
     batch = parity.batch_of([0] * shape[0])
-    parity.agree(
+    parity.assert_agree(
         lambda: Pass(judge)(Signals(s), Signals(t), batch), lambda: softplus(-answer(judge.net, s)).mean(), [s]
     )
 
@@ -74,7 +74,7 @@ def test_features_of_another_width_are_projected_and_the_discriminator_is_left_a
         pooled = torch.stack([layer.weight @ image.mean((1, 2)) + layer.bias for image in s])
         return softplus(-answer(judge.net, pooled)).mean()
 
-    parity.agree(lambda: loss(mine, theirs, parity.batch_of([0] * 3)), reference, [s, layer.weight])
+    parity.assert_agree(lambda: loss(mine, theirs, parity.batch_of([0] * 3)), reference, [s, layer.weight])
     assert not any(p.requires_grad for p in judge.net.parameters())
 
 

@@ -26,7 +26,7 @@ def test_byot_is_the_sum_over_shallow_heads(parity: Any) -> None:
         near = (pooled @ loss.projectors[0].weight.T + loss.projectors[0].bias - b).square().sum() / 24
         return 0.7 * hard + 0.3 * soft + 0.03 * near
 
-    parity.agree(lambda: loss(student, student, parity.batch_of(labels.tolist())), expected, [a])
+    parity.assert_agree(lambda: loss(student, student, parity.batch_of(labels.tolist())), expected, [a])
 
 
 def test_byot_needs_a_shallow_and_a_deep_tap() -> None:

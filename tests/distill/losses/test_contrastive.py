@@ -66,7 +66,7 @@ def test_crd_is_the_cross_entropy_of_finding_ones_own_key(
         return sum(losses) / len(losses)
 
     leaves = [mine.taps["s"], loss.embed_teacher.weight, loss.embed_student.weight]
-    parity.agree(value, expected, leaves)
+    parity.assert_agree(value, expected, leaves)
 
 
 def test_crds_bank_holds_the_newest_keys_first(parity: Any) -> None:
@@ -133,7 +133,7 @@ def test_crd_memory_is_the_published_estimator_over_three_steps(parity: Any, neg
             loss.load_state_dict(s)
             return loss(m, t, b)
 
-        parity.agree(value, expected, [mine.taps["s"], loss.embeddings[0].weight, loss.embeddings[1].weight])
+        parity.assert_agree(value, expected, [mine.taps["s"], loss.embeddings[0].weight, loss.embeddings[1].weight])
         with torch.no_grad():
             for side, f in enumerate((mine.taps["s"], theirs.taps["t"])):
                 for j, v in zip(index, embedded(loss.embeddings[side], f), strict=True):
@@ -190,7 +190,7 @@ def test_wcord_global_is_the_gap_of_the_critic_between_like_and_unlike(
         unlike = [s[i] @ t[j] for i in range(len(s)) for j in range(len(s)) if i != j]
         return sum(unlike) / len(unlike) - sum(like) / len(like)
 
-    parity.agree(lambda: loss(mine, theirs, parity.batch_of([0] * shapes[0][0])), expected, [mine.taps["s"]])
+    parity.assert_agree(lambda: loss(mine, theirs, parity.batch_of([0] * shapes[0][0])), expected, [mine.taps["s"]])
 
 
 def test_wcords_critic_keeps_spectral_norm_1_while_it_learns(parity: Any) -> None:
@@ -227,7 +227,7 @@ def test_wcord_local_is_the_cost_of_the_sinkhorn_plan(
             v = 1 / len(t) / (kernel.T @ u)
         return (u[:, None] * kernel * v * cost).sum()
 
-    parity.agree(lambda: loss(mine, theirs, parity.batch_of([0] * shapes[0][0])), expected, [mine.taps["s"]])
+    parity.assert_agree(lambda: loss(mine, theirs, parity.batch_of([0] * shapes[0][0])), expected, [mine.taps["s"]])
 
 
 def test_the_plan_has_uniform_margins_and_finds_the_cheapest_matching(parity: Any) -> None:

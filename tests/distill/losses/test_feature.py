@@ -54,7 +54,7 @@ def batch_norm(layer: nn.BatchNorm2d, f: Tensor) -> Tensor:
     return (f - mean) / (variance + layer.eps) ** 0.5 * layer.weight.view(view) + layer.bias.view(view)
 
 
-def check(
+def assert_parity(
     parity: Any,
     loss: Loss,
     shapes: Shapes,
@@ -69,7 +69,7 @@ def check(
     mine, theirs = parity.signals({"s": s}), parity.signals({"t": t})
     loss = parity.built(loss, mine, theirs)
     batch = parity.batch_of([0] * len(s))
-    parity.agree(lambda: loss(mine, theirs, batch), lambda: reference(loss, s, t), [s], tolerance)
+    parity.assert_agree(lambda: loss(mine, theirs, batch), lambda: reference(loss, s, t), [s], tolerance)
     return loss
 
 
@@ -82,7 +82,7 @@ def test_hint_is_the_mean_squared_error_behind_a_projector(parity: Any, shapes: 
             return ((one_by_one(layer.weight, a, layer.bias) - b) ** 2).sum() / b.numel()
         return ((torch.einsum("...c,oc->...o", s, layer.weight) + layer.bias - t) ** 2).sum() / t.numel()
 
-    check(parity, make_loss("hint", student_tap="s", teacher_tap="t"), shapes, reference)
+    assert_parity(parity, make_loss("hint", student_tap="s", teacher_tap="t"), shapes, reference)
 
 
 @pytest.mark.parametrize("shapes", MAPS[:3], ids=str)
@@ -97,7 +97,7 @@ def test_attention_transfer_compares_unit_maps_of_squared_activity(parity: Any, 
             total = total + sum((x / norm_s - y / norm_t) ** 2 for x, y in zip(q_s, q_t, strict=True)) / len(q_s)
         return total / len(s)
 
-    check(parity, make_loss("attention_transfer", student_tap="s", teacher_tap="t"), shapes, reference)
+    assert_parity(parity, make_loss("attention_transfer", student_tap="s", teacher_tap="t"), shapes, reference)
 
 
 @pytest.mark.parametrize("shapes", MAPS[:3], ids=str)
@@ -110,7 +110,7 @@ def test_nst_is_the_squared_mmd_of_channels(parity: Any, shapes: Shapes) -> None
         s, t = on_one_grid(s, t)
         return sum(kernel(b, b) + kernel(a, a) - 2 * kernel(a, b) for a, b in zip(s, t, strict=True)) / len(s)
 
-    check(parity, make_loss("nst", student_tap="s", teacher_tap="t"), shapes, reference)
+    assert_parity(parity, make_loss("nst", student_tap="s", teacher_tap="t"), shapes, reference)
 
 
 def test_fsp_compares_the_flow_between_neighbouring_layers(parity: Any) -> None:
@@ -129,7 +129,7 @@ def test_fsp_compares_the_flow_between_neighbouring_layers(parity: Any) -> None:
         parts = [(flow(s[i], s[i + 1]) - flow(t[i], t[i + 1])) ** 2 for i in (0, 1)]
         return sum(p.sum() / p.numel() for p in parts)
 
-    parity.agree(lambda: loss(mine, theirs, parity.batch_of([0, 0])), expected, s)
+    parity.assert_agree(lambda: loss(mine, theirs, parity.batch_of([0, 0])), expected, s)
 
 
 @pytest.mark.parametrize("shapes", MAPS[:3], ids=str)
@@ -144,7 +144,7 @@ def test_vid_is_a_gaussian_likelihood_with_a_variance_per_channel(parity: Any, s
             total = total + (0.5 * ((s[:, c] - t[:, c]) ** 2 / variance + variance.log())).sum()
         return total / t.numel()
 
-    check(parity, make_loss("vid", student_tap="s", teacher_tap="t"), shapes, reference)
+    assert_parity(parity, make_loss("vid", student_tap="s", teacher_tap="t"), shapes, reference)
 
 
 def test_vid_starts_at_its_variance_and_learns_the_true_one(parity: Any) -> None:
@@ -183,7 +183,7 @@ def test_factor_transfer_is_the_l1_distance_of_unit_codes_and_a_reconstruction(p
         return 2.0 * ((made - t) ** 2).sum() / t.numel() + (a - b).abs().sum() / a.numel()
 
     loss = make_loss("factor_transfer", student_tap="s", teacher_tap="t", reconstruction=2.0)
-    check(parity, loss, shapes, reference)
+    assert_parity(parity, loss, shapes, reference)
 
 
 def test_factor_transfer_first_trains_only_the_paraphraser_and_never_by_the_student(parity: Any) -> None:
@@ -211,7 +211,7 @@ def test_activation_boundaries_are_a_hinge_on_each_side(parity: Any, shapes: Sha
         return 0.003 * (off + on).sum() / len(s)
 
     loss = make_loss("activation_boundaries", student_tap="s", teacher_tap="t", margin=1.5)
-    check(parity, loss, shapes, reference)
+    assert_parity(parity, loss, shapes, reference)
 
 
 class Normed(nn.Module):
@@ -241,7 +241,7 @@ def test_ofd_is_a_partial_distance_above_the_margin(parity: Any, shapes: Shapes)
         out = (s - m) ** 2 * ((s > m) & (t <= m)) + (s - t) ** 2 * ((s > t) & (t > m) & (t <= 0))
         return (out + (s - t) ** 2 * (t > 0)).sum() / len(s)
 
-    check(parity, loss, shapes, reference)
+    assert_parity(parity, loss, shapes, reference)
 
 
 def test_ofds_margin_is_the_mean_of_the_negative_values_of_a_normal(parity: Any) -> None:
@@ -299,7 +299,7 @@ def test_review_kd_fuses_from_deep_to_shallow(parity: Any) -> None:
             total = total + hcl(batch_norm(fusion.expand[1], out), targets[i])
         return total
 
-    parity.agree(lambda: loss(mine, theirs, parity.batch_of([0, 0])), expected, s, 1e-5)
+    parity.assert_agree(lambda: loss(mine, theirs, parity.batch_of([0, 0])), expected, s, 1e-5)
 
 
 @pytest.mark.parametrize("shapes", [((3, 4, 2, 2), (3, 4, 2, 2)), ((2, 3, 4, 4), (2, 3, 2, 2))], ids=str)
@@ -308,7 +308,7 @@ def test_simkd_is_the_plain_mean_squared_error(parity: Any, shapes: Shapes) -> N
         s, t = on_one_grid(s, t)
         return ((s - t) ** 2).sum() / t.numel()
 
-    check(parity, make_loss("simkd", student_tap="s", teacher_tap="t"), shapes, reference)
+    assert_parity(parity, make_loss("simkd", student_tap="s", teacher_tap="t"), shapes, reference)
 
 
 class Small(nn.Module):
@@ -361,7 +361,7 @@ def test_srrl_is_a_mimic_and_a_regression_through_the_teachers_classifier(parity
         z = z + teacher.fc.bias.detach().double()
         return 0.5 * ((f - t) ** 2).sum() / t.numel() + 3.0 * ((z - logits) ** 2).sum() / z.numel()
 
-    parity.agree(lambda: loss(mine, theirs, parity.batch_of([0] * len(s))), expected, [s])
+    parity.assert_agree(lambda: loss(mine, theirs, parity.batch_of([0] * len(s))), expected, [s])
 
 
 def test_srrl_names_a_teacher_it_cannot_look_into(parity: Any) -> None:
@@ -387,7 +387,7 @@ def test_cat_kd_compares_unit_maps_of_each_class(parity: Any, shapes: Shapes) ->
     def reference(_: Loss, s: Tensor, t: Tensor) -> Tensor:
         return ((maps(student, s) - maps(teacher, t)) ** 2).sum() / (len(s) * 3 * 4)
 
-    check(parity, loss, shapes, reference)
+    assert_parity(parity, loss, shapes, reference)
     assert not list(loss.parameters()), "the classifier stays the student's"
 
 
@@ -415,7 +415,7 @@ def test_pkt_compares_the_rows_of_shifted_cosines(parity: Any, shapes: Shapes) -
         terms = [p[i][j] * ((p[i][j] + 1e-7) / (q[i][j] + 1e-7)).log() for i, j in cells]
         return sum(terms) / len(terms)
 
-    check(parity, make_loss("pkt", student_tap="s", teacher_tap="t"), shapes, reference)
+    assert_parity(parity, make_loss("pkt", student_tap="s", teacher_tap="t"), shapes, reference)
 
 
 @pytest.mark.parametrize("mask", ["channels", "positions"])
@@ -445,7 +445,7 @@ def test_mgd_generates_the_teacher_from_a_masked_student(parity: Any, shapes: Sh
             return self.loss(*said)
 
     inner = make_loss("mgd", student_tap="s", teacher_tap="t", masked=0.4, mask=mask)
-    check(parity, Seeded(inner), shapes, lambda seeded, s, t: reference(seeded.loss, s, t))
+    assert_parity(parity, Seeded(inner), shapes, lambda seeded, s, t: reference(seeded.loss, s, t))
 
 
 @pytest.mark.parametrize(
@@ -465,7 +465,7 @@ def test_cwd_compares_channels_as_distributions_over_positions(parity: Any, shap
             total = total + sum(x * (x / y).log() for x, y in zip(p, q, strict=True))
         return 16 * total / (len(t) * t.shape[1])
 
-    check(parity, make_loss("cwd", student_tap="s", teacher_tap="t"), shapes, reference)
+    assert_parity(parity, make_loss("cwd", student_tap="s", teacher_tap="t"), shapes, reference)
 
 
 @pytest.mark.parametrize("name", ["activation_boundaries", "ofd"])

@@ -76,7 +76,7 @@ def test_mtkd_rl_agrees_with_the_formula(parity: Any, batch: int, classes: int, 
     parity.built(loss, student, teacher)
     data = parity.batch_of(labels, progress=progress)
     leaves = [z, f, loss.stem[0].weight, loss.heads[0].bias, loss.projectors[1].weight]  # type: ignore[index]
-    parity.agree(
+    parity.assert_agree(
         lambda: loss(parity.signals({"s": f}, z), teacher, data),
         lambda: mtkd_by_hand(loss, z, f, taps, torch.tensor(labels), progress),
         leaves,
@@ -129,7 +129,7 @@ def test_feature_fusion_agrees_with_the_formula(parity: Any, batch: int, classes
     parity.built(loss, parity.signals({"s": f}, z), teacher)
     labels = [k % classes for k in range(batch)]
     leaves = [z, f, loss.importance, loss.maps[0].weight, loss.classifier.bias]  # type: ignore[list-item]
-    parity.agree(
+    parity.assert_agree(
         lambda: loss(parity.signals({"s": f}, z), teacher, parity.batch_of(labels)),
         lambda: fused_by_hand(loss, z, f, taps, torch.tensor(labels)),
         leaves,
@@ -146,7 +146,7 @@ def test_a_learned_weight_agrees_with_the_formula_and_ends_at_one_over_the_loss(
         return torch.exp(-loss.log_variance) * value + loss.log_variance
 
     student, teacher, batch = parity.signals(mine), parity.signals(theirs), parity.batch_of([0, 1, 2, 0])
-    parity.agree(lambda: loss(student, teacher, batch), by_hand, [mine, loss.log_variance])
+    parity.assert_agree(lambda: loss(student, teacher, batch), by_hand, [mine, loss.log_variance])
     inner = float(loss.inner(student, teacher, batch).detach())
     optimiser = torch.optim.SGD([loss.log_variance], 0.1)
     for _ in range(400):

@@ -155,7 +155,7 @@ def test_one_agrees_with_the_formula(parity: Any, batch: int, classes: int, bran
     if classes == 1:  # one class: the answer is certain, and nothing pulls
         assert loss(student, student, parity.batch_of(labels)).item() == pytest.approx(0.0, abs=1e-9)
         return
-    parity.agree(
+    parity.assert_agree(
         lambda: loss(parity.signals({"f": f}, z), student, parity.batch_of(labels)),
         lambda: one_by_hand(loss, z, f, torch.tensor(labels)),
         leaves,
@@ -216,7 +216,7 @@ def test_gradient_balanced_agrees_with_the_formula(parity: Any, batch: int, alph
         learn = sum((force[i] - wanted[i]).abs() for i in range(3)) / mean
         return sum(w[i].item() * values[i] for i in range(3)) + learn - learn.detach()
 
-    parity.agree(
+    parity.assert_agree(
         lambda: loss(student.signals(x), teacher, data),
         expected,
         [student.shared.weight, student.head.weight, loss.scores],

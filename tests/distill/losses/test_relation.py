@@ -27,12 +27,12 @@ def huber(x: Tensor) -> Tensor:
     return x**2 / 2 if abs(x) < 1 else abs(x) - 0.5
 
 
-def check(parity: Any, loss: Loss, shapes: Shapes, reference: Callable[[Loss, Tensor, Tensor], Tensor]) -> None:
+def assert_parity(parity: Any, loss: Loss, shapes: Shapes, reference: Callable[[Loss, Tensor, Tensor], Tensor]) -> None:
     s, t = (parity.normal(*shape, seed=i, scale=2) for i, shape in enumerate(shapes, 1))
     mine, theirs = parity.signals({"s": s}), parity.signals({"t": t})
     loss = parity.built(loss, mine, theirs)
     batch = parity.batch_of([0] * len(s))
-    parity.agree(lambda: loss(mine, theirs, batch), lambda: reference(loss, s, t), [s])
+    parity.assert_agree(lambda: loss(mine, theirs, batch), lambda: reference(loss, s, t), [s])
 
 
 @pytest.mark.parametrize("shapes", [VECTORS[i] for i in (0, 1, 3)], ids=str)
@@ -47,7 +47,7 @@ def test_rkd_distance_compares_distances_over_their_mean(parity: Any, shapes: Sh
         a, b = distances(vector(s)), distances(vector(t))
         return sum(huber(a[pair] - b[pair]) for pair in a) / len(s) ** 2
 
-    check(parity, make_loss("rkd_distance", student_tap="s", teacher_tap="t"), shapes, reference)
+    assert_parity(parity, make_loss("rkd_distance", student_tap="s", teacher_tap="t"), shapes, reference)
 
 
 def angle_reference(_: Loss, s: Tensor, t: Tensor) -> Tensor:
@@ -62,14 +62,14 @@ def angle_reference(_: Loss, s: Tensor, t: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("shapes", [VECTORS[i] for i in (0, 1, 3)], ids=str)
 def test_rkd_angle_compares_the_cosines_at_each_image(parity: Any, shapes: Shapes) -> None:
-    check(parity, make_loss("rkd_angle", student_tap="s", teacher_tap="t"), shapes, angle_reference)
+    assert_parity(parity, make_loss("rkd_angle", student_tap="s", teacher_tap="t"), shapes, angle_reference)
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 3, 8])
 def test_rkd_angle_in_chunks_is_rkd_angle(parity: Any, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rkd_room, "_WHOLE", 1)
     loss = make_loss("rkd_angle", student_tap="s", teacher_tap="t", chunk=chunk)
-    check(parity, loss, ((5, 3), (5, 4)), angle_reference)
+    assert_parity(parity, loss, ((5, 3), (5, 4)), angle_reference)
 
 
 @pytest.mark.parametrize("shapes", [((4, 3, 2, 2), (4, 5, 4, 4)), ((3, 4), (3, 2, 2, 2)), ((2, 6), (2, 3))], ids=str)
@@ -82,7 +82,7 @@ def test_similarity_preserving_compares_unit_rows_of_the_gram_matrix(parity: Any
     def reference(_: Loss, s: Tensor, t: Tensor) -> Tensor:
         return sum(((a - b) ** 2).sum() for a, b in zip(rows(s), rows(t), strict=True)) / len(s) ** 2
 
-    check(parity, make_loss("similarity_preserving", student_tap="s", teacher_tap="t"), shapes, reference)
+    assert_parity(parity, make_loss("similarity_preserving", student_tap="s", teacher_tap="t"), shapes, reference)
 
 
 @pytest.mark.parametrize("embed", [None, 6])
@@ -103,7 +103,7 @@ def test_correlation_congruence_is_a_taylor_series_of_a_gaussian(
         return sum((x - y) ** 2 for x, y in zip(a, b, strict=True)) / len(a)
 
     loss = make_loss("correlation_congruence", student_tap="s", teacher_tap="t", order=3, embed=embed)
-    check(parity, loss, shapes, reference)
+    assert_parity(parity, loss, shapes, reference)
 
 
 @pytest.mark.parametrize("shapes", [((3, 4, 3, 3), (3, 5, 3, 3)), ((2, 3, 4, 4), (2, 6, 2, 2))], ids=str)
@@ -121,4 +121,4 @@ def test_ickd_compares_which_channels_speak_together(parity: Any, shapes: Shapes
         parts = [((rows(a) - rows(b)) ** 2).sum() / t.shape[1] for a, b in zip(s, t, strict=True)]
         return sum(parts) / len(parts)
 
-    check(parity, make_loss("ickd", student_tap="s", teacher_tap="t"), shapes, reference)
+    assert_parity(parity, make_loss("ickd", student_tap="s", teacher_tap="t"), shapes, reference)

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import json
 import math
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +32,6 @@ from edgekd.distill.checkpoint import load
 from edgekd.distill.losses import LOSSES, ReusedClassifier, make_loss
 from edgekd.errors import InputError
 
-ROOT = Path(__file__).resolve().parents[3]
 QUICK = Training(epochs=0.5, batch_size=60, learning_rate=0.02, device="cpu", seed=3, clip_norm=1.0)
 LAST = {"student_tap": "stages.1", "teacher_tap": "stages.1"}
 BOTH = {"student_tap": ["stages.0", "stages.1"], "teacher_tap": ["stages.0", "stages.1"]}
@@ -207,19 +203,3 @@ def test_a_negative_weight_is_refused(tiny_dataset: Dataset, tmp_path: Path) -> 
     stage = Stage("x", tiny_dataset, {"student": Net((2, 2))}, [Term(CrossEntropy(), weight=-0.1)], {}, QUICK)
     with pytest.raises(InputError, match=r"stage 'x': term 'cross_entropy': weight -0\.1 is negative; give 0 or more"):
         run_stage(stage, out=tmp_path)
-
-
-@pytest.mark.slow
-def test_two_processes_remember_what_one_does(tmp_path: Path) -> None:
-    """Banks, queues and batch-wide negatives hold the samples of all processes: the loss curve is that of one."""
-    learner = ROOT / "tests/distill/learner.py"
-    methods = [word for name in ("crd", "crd_memory", "wcord_global") for word in ("--method", name)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "KMP_AFFINITY": "disabled"}
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    for folder, start in (("one", []), ("two", launcher)):
-        command = [sys.executable, *start, str(learner), str(tmp_path / folder), "--plain", *methods]
-        subprocess.run(command, env=environment, check=True, timeout=300, capture_output=True)
-    one, two = (json.loads((tmp_path / run / "history.json").read_text()) for run in ("one", "two"))
-    assert (one["processes"], two["processes"]) == (1, 2)
-    for a, b in zip(one["history"], two["history"], strict=True):
-        assert b == pytest.approx(a, rel=1e-4, abs=1e-6)

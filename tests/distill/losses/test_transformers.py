@@ -37,7 +37,7 @@ def test_attention_maps_are_compared_row_by_row_and_by_their_mean_over_heads(
         loss.build(mine, theirs)
         return loss(mine, theirs, parity.batch_of([0] * 3))
 
-    parity.agree(value, expected, [raw_s])
+    parity.assert_agree(value, expected, [raw_s])
 
 
 def test_attention_that_underflowed_to_zero_is_finite(parity: Any) -> None:
@@ -98,7 +98,7 @@ def test_vitkd_mimics_shallow_layers_and_generates_the_deep_one(
         missed = sum(((made[b, n] - tokens_t[2][b, n]) ** 2).sum() for b in (0, 1) for n in range(9) if holes[b, n])
         return (total + 0.2 / 0.4 * missed) / 2
 
-    parity.agree(value, expected, [*s, loss.hole])
+    parity.assert_agree(value, expected, [*s, loss.hole])
 
 
 def test_vitkd_makes_the_same_number_of_holes_in_every_image() -> None:
