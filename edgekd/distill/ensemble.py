@@ -55,6 +55,17 @@ class Ensemble(nn.Module):
                 total = value if total is None else total + value
         return batch.images.new_zeros(()) if total is None else total, values
 
+    def owned(self) -> list[list[nn.Parameter]]:
+        """Parameters by who owns them: each student, then each loss. Clipped together, a projector or an agent with large
+        gradients would take the student's step away: factor transfer left it a hundredth."""
+        seen: set[int] = set()
+        found = []
+        for owner in (*self.students.values(), *self.losses):
+            own = [p for p in owner.parameters() if p.requires_grad and id(p) not in seen]
+            seen.update(map(id, own))
+            found += [own] if own else []
+        return found
+
     def may_skip_parameters(self) -> bool:
         """Whether some parameter may get no gradient in a step, which DDP must know: a weight that can be 0, or a
         student whose logits nobody reads."""

@@ -14,7 +14,8 @@ class Training:
 
     epochs: passes over the training images, may be a fraction. batch_size: images per step over all processes.
     schedule: `one_cycle` climbs for `warmup` (share of the steps), then falls straight to zero; `cosine` as a cosine.
-    clip_norm: greatest gradient norm, None: unclipped. shift_px: random shift of the images.
+    clip_norm: greatest gradient norm of each student, and of each loss's own parameters, None: unclipped. shift_px:
+    random shift of the images.
     mixed_precision: `auto` runs in bfloat16 what the device is faster at in it; `fp16` also scales the loss. device:
     `auto` is the GPU where one is.
     checkpoint_every_s: seconds between checkpoints; one is also written after each epoch. It never changes a result.

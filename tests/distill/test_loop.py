@@ -108,6 +108,29 @@ def test_a_student_learns_from_a_teacher_alone(tiny_dataset: Dataset, tmp_path: 
     assert result.history[-1].losses["hint"] < result.history[0].losses["hint"]
 
 
+class Loud(Loss):
+    """Its own parameter has a huge gradient; the student has none of it."""
+
+    name = "loud"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.own = nn.Parameter(torch.zeros(()))
+
+    def forward(self, student: Signals, teacher: Signals, batch: Batch) -> Tensor:
+        return 1e6 * self.own
+
+
+def test_what_a_loss_learns_takes_nothing_of_the_students_clipped_step(tiny_dataset: Dataset, tmp_path: Path) -> None:
+    training = dataclasses.replace(QUICK, clip_norm=0.5)
+    found = []
+    for name, terms in (("alone", [Term(CrossEntropy())]), ("beside", [Term(CrossEntropy()), Term(Loud())])):
+        student = tiny_net()
+        run_stage(Stage("distil", tiny_dataset, {"student": student}, terms, {}, training), out=tmp_path / name)
+        found.append(student)
+    assert same_weights(*found)
+
+
 def test_the_teacher_is_not_changed(tiny_dataset: Dataset, tmp_path: Path) -> None:
     stage = taught_stage(tiny_dataset, tiny_net())
     run_stage(stage, out=tmp_path)
