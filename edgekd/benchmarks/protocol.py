@@ -39,8 +39,7 @@ class Protocol:
     """What is the same for all methods. images: of the training split, by class in their proportions, None: all.
 
     learning_rate: peak, None: the optimiser's in LEARNING_RATE. views: augmentations of each image that are ever seen;
-    the teacher is asked once for each. mixup, cutmix: alpha of the mixing that the teacher sees too, 0: none; mixed images
-    never come back, so the teacher runs in every step. clip_norm holds for the baseline too: some published weights blow up in the
+    the teacher is asked once for each. clip_norm holds for the baseline too: some published weights blow up in the
     first steps of a short schedule.
     """
 
@@ -50,8 +49,6 @@ class Protocol:
     learning_rate: float | None = None
     shift_px: int = 4
     views: int = 2
-    mixup: float = 0.0
-    cutmix: float = 0.0
     clip_norm: float = 5.0
     device: str = "auto"
 
@@ -65,8 +62,6 @@ class Protocol:
             weight_decay=WEIGHT_DECAY[optimiser],
             shift_px=self.shift_px,
             views=self.views,
-            mixup=self.mixup,
-            cutmix=self.cutmix,
             clip_norm=self.clip_norm,
             seed=seed,
             mixed_precision="auto" if self.device == "cuda" else "no",
