@@ -233,8 +233,9 @@ class Run:
         clip_norm = self.stage.training.clip_norm
         if self.scaler is not None:
             self.scaler.unscale_(self.optimiser)
-        for own in self.ensemble.owned() if clip_norm is not None else ():
-            nn.utils.clip_grad_norm_(own, clip_norm)
+        if clip_norm is not None:
+            for own in self.ensemble.owned():
+                nn.utils.clip_grad_norm_(own, clip_norm)
         if self.scaler is None:
             self.optimiser.step()
             return
