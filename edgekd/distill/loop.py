@@ -54,7 +54,7 @@ class Run:
     ) -> None:
         self.stage, self.out, self.accelerator, self.stream = stage, out, accelerator, stream
         self.device: torch.device = accelerator.device
-        self.total_steps = stage.total_steps
+        self.total_steps, self.identity = stage.total_steps, stage.identity()
         self.bfloat16 = choose_bfloat16(stage.training.mixed_precision, self.device.type, stage.students.values())
         compiles = stage.training.compile
         self.students = {
@@ -108,7 +108,7 @@ class Run:
         path = checkpoint.last_path(self.out)
         document = checkpoint.load(path) if resume and path.exists() else None
         if document is not None and document["identity"]["stage"] == self.stage.name:
-            checkpoint.same_identity(document, self.stage.identity(), path)
+            checkpoint.same_identity(document, self.identity, path)
             self.step = int(document["step"])
             self._train_mode()
             self._restore(document)
@@ -347,7 +347,7 @@ class Run:
         self._stop_if_not_finite()
         stop_if_weights_broke(self.stage, self.ensemble, self.step)
         document: dict[str, Any] = {
-            "identity": self.stage.identity(),
+            "identity": self.identity,
             "step": self.step,
             "students": self.ensemble.state(),
             "losses": self.ensemble.losses.state_dict(),

@@ -95,13 +95,14 @@ class Stage:
         return tuple(dict.fromkeys(taps))
 
     def identity(self) -> dict[str, Any]:
-        """What must be the same for a checkpoint to be resumed: plain values."""
+        """What must be the same for a checkpoint to be resumed: plain values. Asked before a loss is built."""
         free = {"device", "mixed_precision", "checkpoint_every_s"}
         settings = asdict(self.training)
         return {
             "stage": self.name,
             "data": self.dataset.fingerprint,
             "terms": ", ".join(term.label for term in self.terms),
+            **{f"term {number} ({term.label})": term.settings() for number, term in enumerate(self.terms, start=1)},
             "players": ", ".join(self.everyone),
             **{f.name: settings[f.name] for f in fields(self.training) if f.name not in free},
         }

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from edgekd.distill.batches import Batch
 from edgekd.distill.sources import Signals
 
+_PLAIN = (bool, int, float, str, tuple)  # what an option is, as a loss keeps it
+
 
 class Needs(NamedTuple):
     """Taps that a loss reads from its student and from its teacher."""
@@ -94,3 +96,17 @@ class Term:
     def weight_at(self, progress: float) -> float:
         """The weight at a point of the stage."""
         return self.weight(progress) if callable(self.weight) else self.weight
+
+    def settings(self) -> str:
+        """Weight, source and options in words, which a checkpoint must agree with to be resumed. Asked before `build`.
+
+        >>> from edgekd.distill import SoftTarget
+        >>> Term(SoftTarget(temperature=2.0), source="teacher", weight=0.9).settings()
+        'weight 0.9, source teacher, student student, soft_target_kl temperature 2.0'
+        """
+        weight = "scheduled" if callable(self.weight) else self.weight
+        found = [f"weight {weight}, source {self.source}, student {self.student}"]
+        for loss in (module for module in self.loss.modules() if isinstance(module, Loss)):
+            options = {k: v for k, v in vars(loss).items() if isinstance(v, _PLAIN) and k[0] != "_" and k != "training"}
+            found.append(" ".join([loss.name, *(f"{k} {v}" for k, v in options.items())]))
+        return ", ".join(found)

@@ -336,6 +336,14 @@ def test_a_checkpoint_of_other_settings_is_refused_and_names_the_setting(tiny_da
         run_stage(taught_stage(tiny_dataset, tiny_net(), training=changed), out=tmp_path, resume=True)
 
 
+def test_a_checkpoint_of_a_loss_with_other_options_is_refused(tiny_dataset: Dataset, tmp_path: Path) -> None:
+    run_stage(taught_stage(tiny_dataset, tiny_net()), out=tmp_path)
+    first, _, third = taught_terms()
+    hotter = [first, Term(SoftTarget(temperature=9.0), source="teacher"), third]
+    with pytest.raises(InputError, match=r"term 2 \(soft_target_kl\) .*temperature 9\.0"):
+        run_stage(taught_stage(tiny_dataset, tiny_net(), terms=hotter), out=tmp_path, resume=True)
+
+
 def test_a_cut_checkpoint_is_named(tiny_dataset: Dataset, tmp_path: Path) -> None:
     run_stage(taught_stage(tiny_dataset, tiny_net()), out=tmp_path)
     path = last_path(tmp_path)
