@@ -36,6 +36,7 @@ def estimate(
         int, typer.Option(min=8, help="Pixels a side; a file or run directory brings its own.")
     ] = 224,
     num_classes: Annotated[int, typer.Option(min=2, help="Classes; a file or run directory brings its own.")] = 1000,
+    batch: Annotated[int, typer.Option(min=1, max=1024, help="Images of one inference; a file brings its own.")] = 1,
     json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
     """Predict latency, memory and size of a network on a device. A prediction, never a measurement.
@@ -46,8 +47,8 @@ def estimate(
 
     device = load_profile(profile)
     asked = _asked(device, unit, runtime, _precision(precision, device))
-    network = _network(model, image_size, num_classes)
-    document = {"model": model, "input_shape": network.shape, **_facts(network, device, asked, threads)}
+    network = _network(model, image_size, num_classes, batch)
+    document = {"model": model, "input_shape": network.shape, **_facts(network, device, asked, threads, batch)}
     if json:
         console.print_json(document)
     else:
@@ -98,27 +99,29 @@ class _Network(NamedTuple):
     spec: AnySpec | None = None
 
 
-def _network(model: str, image_size: int, num_classes: int) -> _Network:
+def _network(model: str, image_size: int, num_classes: int, batch: int) -> _Network:
     """Cost, input shape, and the spec of a run's student. Raises: InputError: none such, or unreadable."""
     from edgekd.latency import cost_of_file, trace_cost
     from edgekd.latency.networks import build_named
 
     path = Path(model)
     if path.is_dir():
-        return _student_of(path)
+        return _student_of(path, batch)
     if path.suffix in (".onnx", ".tflite", ".pt2"):
+        if batch > 1:
+            raise InputError(f"--batch {batch}, but a file has the batch it was exported with", where=model)
         return _Network(cost_of_file(path), [])
     if path.is_file() or (path.suffix and ":" not in model):
         raise InputError(
             "not a network that can be read", where=model,
             fix="give torchvision:NAME, timm:NAME, a .onnx, .tflite or .pt2 file, or a run",
         )  # fmt: skip
-    shape = (1, 3, image_size, image_size)
+    shape = (batch, 3, image_size, image_size)
     module = build_named(model, image_size=image_size, num_classes=num_classes)
     return _Network(trace_cost(module, shape), list(shape))
 
 
-def _student_of(folder: Path) -> _Network:
+def _student_of(folder: Path, batch: int) -> _Network:
     from edgekd.latency import trace_cost
     from edgekd.students import build, read_spec
 
@@ -128,36 +131,46 @@ def _student_of(folder: Path) -> _Network:
             "no student.json in this directory", where=folder, fix="give a directory that distill has made"
         )
     spec = read_spec(file)
-    shape = (1, spec.in_channels, spec.image_size, spec.image_size)
+    shape = (batch, spec.in_channels, spec.image_size, spec.image_size)
     return _Network(trace_cost(build(spec), shape), list(shape), spec)
 
 
-def _pricing(device: HardwareProfile, asked: _Asked, threads: int | None) -> Pricing:
-    """Calibrated rows or the roofline; where the device is this host and a block table was built, that table."""
+def _pricing(device: HardwareProfile, asked: _Asked, threads: int | None, batch: int) -> Pricing:
+    """Calibrated rows or the roofline; where the device is this host and a block table was built, that table.
+
+    Its blocks were measured at batch 1, so a larger batch is priced by the other two.
+    """
     from edgekd.latency import ProfileCost
     from edgekd.pipeline.block_tables import table_for
     from edgekd.pipeline.pricing import Pricing
 
     unit, runtime, precision = asked
     cost = ProfileCost(device, unit=unit, runtime=runtime, precision=precision, threads=threads)
-    if unit != "cpu":
+    if unit != "cpu" or batch > 1:
         return Pricing(cost)
     return Pricing(cost, table_for(device, precision, threads=threads or 1, runtime=runtime))
 
 
-def _facts(network: _Network, device: HardwareProfile, asked: _Asked, threads: int | None) -> dict[str, Any]:
+def _facts(
+    network: _Network, device: HardwareProfile, asked: _Asked, threads: int | None, batch: int
+) -> dict[str, Any]:
     from edgekd.latency import estimate_memory_mib, estimate_size_mib
 
     (unit, runtime, precision), cost = asked, network.cost
-    pricing = _pricing(device, asked, threads)
-    latency = pricing.estimate(network.spec, cost)
+    pricing = _pricing(device, asked, threads, batch)
+    latency = pricing.estimate(network.spec if batch == 1 else None, cost)
+    if batch > 1:
+        told = f"{latency.provenance}, all at batch 1: {batch} is beyond what the interval knows"
+        latency = latency.model_copy(update={"provenance": told})
     watts = device.power.limit_w if device.power is not None else None
     return {
         "profile": device.name,
         "unit": unit,
         "runtime": runtime,
         "precision": precision,
+        "batch": batch,
         "latency": latency.model_dump(),
+        "latency_per_image_ms": latency.p50_ms / batch,
         "latency_p90_ms": latency.p50_ms * pricing.cost.p90_over_p50,
         "energy_mj_at_most": None if watts is None else latency.p50_ms * watts,
         "peak_memory_mib": estimate_memory_mib(cost, precision, runtime),
@@ -179,6 +192,8 @@ def _print(facts: dict[str, Any]) -> None:
         table.add_column(column)
     interval = f"{latency['lo_ms']:.3g} to {latency['hi_ms']:.3g}"
     table.add_row("latency p50, ms", f"{latency['p50_ms']:.3g}", interval, "")
+    if facts["batch"] > 1:
+        table.add_row("latency p50 an image, ms", f"{facts['latency_per_image_ms']:.3g}", "", "")
     for name, key in (
         ("latency p90, ms", "latency_p90_ms"),
         ("peak memory, MiB", "peak_memory_mib"),

@@ -141,6 +141,23 @@ def test_estimate_refuses_a_precision_that_no_runtime_there_takes() -> None:
     assert "on npu takes int8" in str(error)
 
 
+def test_estimate_of_a_batch_works_more_for_the_same_weights() -> None:
+    words = ("estimate", "torchvision:squeezenet1_1", "--image-size", "64", "--json", "-p", "jetson-nano")
+    one, four = json.loads(stdout(*words)), json.loads(stdout(*words, "--batch", "4"))
+    assert four["input_shape"] == [4, 3, 64, 64]
+    assert four["macs"] == 4 * one["macs"]
+    assert four["parameters"] == one["parameters"]
+    assert four["peak_activation_elements"] == 4 * one["peak_activation_elements"]
+    assert four["peak_memory_mib"] > one["peak_memory_mib"]
+    assert one["latency"]["p50_ms"] < four["latency"]["p50_ms"] < 4 * one["latency"]["p50_ms"], "launches are shared"
+    assert four["latency_per_image_ms"] == four["latency"]["p50_ms"] / 4
+    assert "all at batch 1" in four["latency"]["provenance"]
+
+
+def test_estimate_refuses_another_batch_for_a_file() -> None:
+    assert "a file has the batch" in str(refusal("estimate", "m.onnx", "-p", "jetson-nano", "--batch", "4"))
+
+
 def test_estimate_reads_the_student_of_a_run_directory(tmp_path: Path) -> None:
     spec = next(STAGE_SPACES["inverted-residual"](Task((28,), 1, 10)).specs())
     write_text(tmp_path / "student.json", spec.model_dump_json())
