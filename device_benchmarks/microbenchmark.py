@@ -24,6 +24,7 @@ from edgekd.device_benchmarks.probe_nets import (
     write_probe,
 )
 from edgekd.device_benchmarks.schedule import Schedule
+from edgekd.device_benchmarks.statistics import CLOCK_DISAGREEMENT, median
 from edgekd.errors import CheckError
 
 BRIEF = Schedule(
@@ -39,6 +40,7 @@ BRIEF = Schedule(
 )
 BANDWIDTH_MIB = 128
 RUNTIMES = ("onnxruntime", "openvino")
+BURST_SHARE, SUSTAINED_SHARE = 20, 5  # its first twentieth, while the device is cool; its last fifth
 
 
 class RuntimeFigures(Frozen):
@@ -58,10 +60,30 @@ class RuntimeFigures(Frozen):
     p90_over_p50: float
 
 
+class Heat(Frozen):
+    """A long run of the ordinary convolutions: medians of its beginning, while the device was cool, and of its end.
+
+    contended: it waited for cores that other programs had, which says nothing about heat.
+    """
+
+    target: str
+    seconds: float
+    burst_p50_ms: float
+    sustained_p50_ms: float
+    contended: bool
+
+    @property
+    def headroom(self) -> float | None:
+        """1 less the hot device's speed over the cool one's; None where other work was in the way."""
+        if self.contended:
+            return None
+        return max(0.0, 1 - self.burst_p50_ms / self.sustained_p50_ms)
+
+
 class DeviceFigures(Frozen):
     """The device, and every runtime that ran there, the fastest on ordinary convolutions first.
 
-    cautions: verdicts of probes that were not measured well.
+    cautions: verdicts of probes that were not measured well. heat: None where no long run was asked for.
     """
 
     host: HostState
@@ -69,6 +91,7 @@ class DeviceFigures(Frozen):
     runtimes: tuple[RuntimeFigures, ...]
     failures: dict[str, str]
     cautions: tuple[str, ...] = ()
+    heat: Heat | None = None
 
 
 def measure_device(
@@ -79,11 +102,13 @@ def measure_device(
     runtimes: Sequence[str] = RUNTIMES,
     schedule: Schedule = BRIEF,
     bandwidth_mib: int = BANDWIDTH_MIB,
+    sustained_s: float | None = None,
     on_progress: Callable[[str, float], None] | None = None,
 ) -> DeviceFigures:
     """Every probe in each of the runtimes (OpenVINO only where this host can write its files).
 
-    folder: for the probes' files. bandwidth_mib: more than the device's caches hold.
+    folder: for the probes' files. bandwidth_mib: more than the device's caches hold. sustained_s: length of a last run
+    that shows what heat does.
     Raises: CheckError: an emulator, or no runtime that runs them. MissingExtraError: no onnx package here.
     """
     where: Place = place or ThisHost()
@@ -105,8 +130,35 @@ def measure_device(
         reason = next(iter(failures.values()), "no runtime")
         raise CheckError(f"no runtime ran the probes ({reason})", where=where.name, fix="install onnxruntime there")
     found.sort(key=lambda figures: -figures.ordinary_gflops)
+    ordinary = next(one for one in targets[found[0].target] if one.name == ORDINARY.name)
+    heat = None if sustained_s is None else measure_heat(ordinary, seconds=sustained_s, threads=threads, place=where)
     return DeviceFigures(
-        host=state, threads=threads, runtimes=tuple(found), failures=failures, cautions=tuple(cautions)
+        host=state, threads=threads, runtimes=tuple(found), failures=failures, cautions=tuple(cautions), heat=heat
+    )
+
+
+def measure_heat(contender: Contender, *, seconds: float, threads: int, place: Place) -> Heat:
+    """One process that keeps the device busy for so long. Raises: CheckError: it fails there."""
+    schedule = Schedule(
+        name="sustained",
+        processes=1,
+        rounds=max(10, round(seconds / 2)),
+        block_s=1,
+        runs_min=64,
+        block_runs_max=100_000,
+        contender_cap_s=seconds,
+        warm_up_s=0.1,
+        warm_up_cap_s=1,
+        separate_run=False,
+    )
+    (row,) = measure_all([contender], mode=schedule, threads=threads, place=place).measurements
+    times_ms = [ns / 1e6 for block in row.blocks for ns in block.wall_ns]
+    return Heat(
+        target=row.provenance.runtime,
+        seconds=sum(times_ms) / 1e3,
+        burst_p50_ms=median(times_ms[: 1 + len(times_ms) // BURST_SHARE]),
+        sustained_p50_ms=median(times_ms[-1 - len(times_ms) // SUSTAINED_SHARE :]),
+        contended=row.wall_over_cpu > 1 + CLOCK_DISAGREEMENT,
     )
 
 

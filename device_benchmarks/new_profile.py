@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from edgekd.device_benchmarks.microbenchmark import DeviceFigures, RuntimeFigures
+from edgekd.device_benchmarks.microbenchmark import DeviceFigures, Heat, RuntimeFigures
 from edgekd.profile import HardwareProfile, Transport, parse_profile
 
 INT8_PAYS_FROM = 1.3
@@ -43,10 +43,20 @@ def profile_toml(
             "peak_memory_mib": max(64.0, (figures.host.memory_mib or 1024) // 16),
             "artifact_size_mib": 16.0,
             "why": "assumed, not measured: a 30 Hz frame, a sixteenth of the memory; change them to what you need",
+            **_heat(figures.heat, source),
         },
     }
     text = f"# Written by `edgekd profiles new` from a measurement; the budgets are assumptions.\n{toml(document)}"
     return parse_profile(text, where=name), text
+
+
+def _heat(heat: Heat | None, source: str) -> dict[str, Any]:
+    """The share of the latency budget that heat takes, where that was measured."""
+    if heat is None or heat.headroom is None:
+        return {}
+    said = f"{heat.burst_p50_ms:.3g} ms cool, {heat.sustained_p50_ms:.3g} ms at the end of {heat.seconds:.0f} s"
+    evidence = {"source": f"{source}; {said}, in {heat.target}", "confidence": "measured"}
+    return {"thermal_headroom": round(heat.headroom, 3), "evidence": {"thermal_headroom": evidence}}
 
 
 def _same_family(flag: str, known: list[str]) -> bool:
@@ -108,11 +118,15 @@ def _notes(figures: DeviceFigures) -> list[str]:
     notes = [f"failed there: {what}: {why}" for what, why in figures.failures.items()]
     if figures.cautions:
         notes.append(f"measured while the device was busy or changing: {'; '.join(figures.cautions)}")
+    if figures.heat is not None and figures.heat.headroom is None:
+        notes.append("what heat does is not known: other programs had the cores during the long run.")
     return [*notes, "fp16 and other units than the CPU were not measured."]
 
 
-def toml(document: dict[str, Any]) -> str:
+def toml(document: dict[str, Any], prefix: str = "") -> str:
     """Plain values, tables and lists of tables, in the order given; JSON's strings and lists are TOML's too.
+
+    prefix: of the tables' names.
 
     >>> print(toml({"a": 1, "t": {"b": "x"}, "l": [{"c": [1.5]}]}))
     a = 1
@@ -129,8 +143,8 @@ def toml(document: dict[str, Any]) -> str:
     for key, value in document.items():
         if _is_table(value):
             tables = value if isinstance(value, list) else [value]
-            head = f"[[{key}]]" if isinstance(value, list) else f"[{key}]"
-            text += "".join(f"\n{head}\n{toml(table)}" for table in tables)
+            head = f"[[{prefix}{key}]]" if isinstance(value, list) else f"[{prefix}{key}]"
+            text += "".join(f"\n{head}\n{toml(table, f'{prefix}{key}.')}" for table in tables)
     return text
 
 

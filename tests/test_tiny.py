@@ -11,15 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from torch.nn import functional
 
 from edgekd import bundle
 from edgekd.data import Dataset
+from edgekd.distill import evaluate
 from edgekd.errors import InputError
 from edgekd.pipeline import api, record, run
-from edgekd.pipeline.settings import Settings
+from edgekd.pipeline.context import context_of, load_inputs
+from edgekd.pipeline.settings import BudgetOverrides, Settings
 from edgekd.teachers import save_teacher
 from edgekd.teachers.wide_resnet import WideResNet
 
@@ -221,6 +224,39 @@ def test_more_targets_can_be_exported_from_a_finished_run(whole: api.RunResult) 
     result = api.export(whole.folder, targets=("null",), bundle=True, events=Heard())
     assert not result.failed
     assert bundle.verify(whole.folder / "bundle.zip").ok
+
+
+def test_a_student_of_fewer_pixels_than_its_teacher_is_taught_exported_and_judged_at_its_own(
+    tmp_path: Path, settings: Callable[..., Settings], tiny_dataset: Dataset
+) -> None:
+    """The smallest student at 28 px has 0.7 M multiply-adds, so a budget of 0.6 M leaves 14 px."""
+    chosen = settings(profile="x86-avx512-vnni", targets=("null", "onnxruntime"), image_sizes=(28, 14))
+    fraction = 0.6e6 / api.plan(chosen)["plan"]["teacher"]["macs"]
+    chosen = chosen.model_copy(update={"budgets": BudgetOverrides(teacher_macs_fraction=fraction)})
+    folder = api.distill(chosen, out=tmp_path / "run", events=Heard()).folder
+    context = context_of(record.open_record(folder), load_inputs(chosen), Heard())
+    accuracy = json.loads((folder / "distil.json").read_text())["accuracy"]
+    for who, model, data in (
+        ("student", context.student(), tiny_dataset.at(14)),
+        ("teacher", context.teacher_module, tiny_dataset),
+    ):
+        assert accuracy[who]["top1"] == evaluate(model, data.test, data.preprocessing).top1
+    assert accuracy["student"]["top1"] > 0.5, "chance is 0.1"
+    artifact = next((folder / "artifacts" / "onnxruntime-int8").glob("*.onnx"))
+    assert onnx.load(artifact).graph.input[0].type.tensor_type.shape.dim[2].dim_value == 14
+    with zipfile.ZipFile(folder / "bundle.zip") as archive:
+        name = next(n for n in archive.namelist() if n.endswith("preprocessing.json"))
+        assert json.loads(archive.read(name)) == context.student_dataset.preprocessing.to_dict()
+    report = json.loads((folder / "report.json").read_text())
+    deployed = [row for row in report["accuracies"] if row["role"] == "artifact"]
+    assert len(deployed) == 2
+    assert all(row["top1"] > 0.5 for row in deployed), deployed
+    assert bundle.verify(folder / "bundle.zip").ok
+
+
+def test_a_size_that_the_images_do_not_have_is_refused(settings: Callable[..., Settings]) -> None:
+    with pytest.raises(InputError, match=r"40 px is larger than the images, which are read at 28 px"):
+        api.plan(settings(image_sizes=(28, 40)))
 
 
 @pytest.mark.slow

@@ -24,6 +24,10 @@ def new(
     runtime: Annotated[
         str, typer.Option("--runtime", help="Runtimes to measure with, comma-separated.")
     ] = "onnxruntime,openvino",
+    sustained_s: Annotated[
+        float | None,
+        typer.Option("--sustained-s", min=60, max=3600, help="Also run for so long, for thermal_headroom: e.g. 300."),
+    ] = None,
     devices_file: Annotated[
         Path | None, typer.Option("--devices", help="Devices file. Default: ~/.config/edgekd/devices.toml.")
     ] = None,
@@ -38,7 +42,7 @@ def new(
 
     file = out or Path(f"{name}.toml")
     _refuse(name, file)
-    figures = _figures(_device(on, devices_file), threads, _runtimes(runtime))
+    figures = _figures(_device(on, devices_file), threads, _runtimes(runtime), sustained_s)
     flags = cpu_flags() if on == "local" else frozenset[str]()
     date = datetime.date.today().isoformat()
     profile, text = profile_toml(name, figures, transport="local" if on == "local" else "ssh", flags=flags, date=date)
@@ -87,14 +91,19 @@ def _runtimes(text: str) -> tuple[str, ...]:
     return names or RUNTIMES
 
 
-def _figures(device: Device | None, threads: int | None, runtimes: tuple[str, ...]) -> DeviceFigures:
+def _figures(
+    device: Device | None, threads: int | None, runtimes: tuple[str, ...], sustained_s: float | None
+) -> DeviceFigures:
     from edgekd.device_benchmarks.host import host_state
     from edgekd.device_benchmarks.microbenchmark import measure_device
     from edgekd.device_benchmarks.session import DeviceSession
 
     with TemporaryDirectory(prefix="edgekd-") as folder:
         if device is None:
-            return measure_device(Path(folder), threads=threads or host_state().usable_cpus, runtimes=runtimes)
+            usable = host_state().usable_cpus
+            return measure_device(Path(folder), threads=threads or usable, runtimes=runtimes, sustained_s=sustained_s)
         with DeviceSession(device) as session:
             usable = session.state().usable_cpus
-            return measure_device(Path(folder), threads=threads or usable, place=session, runtimes=runtimes)
+            return measure_device(
+                Path(folder), threads=threads or usable, place=session, runtimes=runtimes, sustained_s=sustained_s
+            )

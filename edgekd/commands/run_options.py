@@ -34,7 +34,17 @@ PrecisionOption = Annotated[
     typer.Option("--precision", help="fp32, fp16 or int8. Default: what the profile prefers, with its reason."),
 ]
 ImageSize = Annotated[
-    int | None, typer.Option("--image-size", help="Side of the student's square input, px. Default: the data's.")
+    int | None,
+    typer.Option(
+        "--image-size", help="Side that images are read at, and the student's input, px. Default: the data's."
+    ),
+]
+ImageSizes = Annotated[
+    str | None,
+    typer.Option(
+        "--image-sizes",
+        help="Comma-separated: sides of the student's input that the search picks from, px; at most what is read.",
+    ),
 ]
 Epochs = Annotated[int | None, typer.Option("--epochs", min=1, help="Default: from the size of the training split.")]
 QatEpochs = Annotated[
@@ -120,7 +130,7 @@ def needs_of(text: str | None) -> tuple[Any, ...]:
     from edgekd.advisor.situation import Need
     from edgekd.errors import InputError, did_you_mean
 
-    words = tuple(dict.fromkeys(word.strip() for word in (text or "").split(",") if word.strip()))
+    words = tuple(dict.fromkeys(_words(text)))
     known = get_args(Need)
     for word in words:
         if word not in known:
@@ -154,6 +164,7 @@ def settings(options: Mapping[str, Any]) -> Settings:
         "targets": names,
         "precision": options["precision"],
         "image_size": options["image_size"],
+        "image_sizes": _words(options.get("image_sizes")),
         "seed": options["seed"],
         "skip_bad": options["skip_bad"],
         "baseline": options.get("baseline", False),
@@ -176,15 +187,20 @@ def settings(options: Mapping[str, Any]) -> Settings:
         return Settings.model_validate(document)
     except ValidationError as error:
         first = error.errors()[0]
-        option = _OPTION.get(str(first["loc"][-1]), str(first["loc"][-1]).replace("_", "-"))
+        key = next(str(part) for part in reversed(first["loc"]) if isinstance(part, str))  # not the place in a list
+        option = _OPTION.get(key, key.replace("_", "-"))
         said = first["msg"].removeprefix("Value error, ")
         what = said if first["type"] == "value_error" else f"{first['input']!r}: {said}"
         raise InputError(what, where=f"--{option}") from error
 
 
+def _words(text: str | None) -> tuple[str, ...]:
+    return tuple(word.strip() for word in (text or "").split(",") if word.strip())
+
+
 def _student_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """What is said about the student; absent options keep their defaults."""
-    spaces = tuple(name.strip() for name in (options.get("space") or "").split(",") if name.strip())
+    spaces = _words(options.get("space"))
     return {**({"spaces": spaces} if spaces else {}), **_present(options)}
 
 

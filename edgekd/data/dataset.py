@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import torch
@@ -130,6 +130,20 @@ class Dataset:
     def split(self, name: SplitName) -> Split:
         """One of the three splits by name."""
         return {"train": self.train, "val": self.val, "test": self.test}[name]
+
+    def at(self, image_size: int) -> Dataset:
+        """The same images as a model of another input size gets them: fitted to it as they are read."""
+        if image_size == self.preprocessing.image_size:
+            return self
+        digest = hashlib.sha256(f"{self.fingerprint} at {image_size} px".encode())
+        return replace(
+            self,
+            train=ResizedSplit(self.train, image_size),
+            val=ResizedSplit(self.val, image_size),
+            test=ResizedSplit(self.test, image_size),
+            preprocessing=replace(self.preprocessing, image_size=image_size),
+            fingerprint=digest.hexdigest(),
+        )
 
     def sample(self, split: SplitName, n: int, seed: int = 0) -> Tensor:
         """Up to `n` sample indices of a split, int64 (n,), in proportion to its classes and the same for a seed."""

@@ -44,6 +44,11 @@ class Preprocessing:
         if min(self.std) <= 0:
             raise InputError(f"preprocessing: std {self.std} must be positive")
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of one image."""
+        return self.channels, self.image_size, self.image_size
+
     def normalise(self, images: Tensor) -> Tensor:
         """Uint8 (batch, channels, height, width) -> float32 of the same shape and device: the model's input.
 

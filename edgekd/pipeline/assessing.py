@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from edgekd.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt
-from edgekd.data.dataset import TensorSplit, View
+from edgekd.data.dataset import Dataset, ResizedSplit, TensorSplit, View
 from edgekd.data.duplicates import duplicates
 from edgekd.distill.attack import Box, robust_accuracy
 from edgekd.distill.evaluate import accuracy_of, predict
@@ -40,6 +40,11 @@ def assess(context: Context, models: Mapping[str, nn.Module], logits: Mapping[st
     }
 
 
+def data_of(context: Context, who: str) -> Dataset:
+    """The data as a model gets them: the teacher what the run reads, a student the size of its input."""
+    return context.dataset if who == "teacher" else context.student_dataset
+
+
 def errors(logits: Mapping[str, Tensor], labels: Tensor) -> dict[str, int | None]:
     """On the images that the teacher gets wrong: how often the student is right, or gives the teacher's answer."""
     said = {who: answers.argmax(1) for who, answers in logits.items()}
@@ -64,7 +69,9 @@ def corrupted(context: Context, models: Mapping[str, nn.Module]) -> dict[str, An
         split, found = TensorSplit(pixels, labels), {}
         for name, model in who.items():
             with evaluating(model):
-                found[name] = accuracy_of(predict(model, split, data.preprocessing, batch_size=128), labels)
+                own = data_of(context, name)
+                shown = ResizedSplit(split, own.preprocessing.image_size)
+                found[name] = accuracy_of(predict(model, shown, own.preprocessing, batch_size=128), labels)
         return found
 
     clean, rows = accuracies(images), []
@@ -102,11 +109,12 @@ def attacked(context: Context, models: Mapping[str, nn.Module]) -> dict[str, Any
         box = Box(attacker.epsilon, attacker.step, max(ATTACK_STEPS, attacker.steps))
     # Two attacks, a step of which is a pass forward and one backward (two passes' worth).
     index = context.dataset.sample("test", _affordable(context, 2 * 3 * box.steps), seed=context.settings.seed)
-    part = View(context.dataset.test, index)
     who = {name: model for name, model in models.items() if not (name == "teacher" and context.teacher.black_box)}
     found = {}
     for number, (name, model) in enumerate(who.items(), start=1):
-        found[name] = robust_accuracy(model, part, context.dataset.preprocessing, box=box, seed=context.settings.seed)
+        own = data_of(context, name)
+        shown = View(own.test, index)
+        found[name] = robust_accuracy(model, shown, own.preprocessing, box=box, seed=context.settings.seed)
         context.events.progress("attacked images", number, len(who), name)
-        context.events.note(f"{name}: {found[name]:.2%} of {len(part)} test images stay right under attack")
-    return {"n": len(part), "epsilon": box.epsilon, "step": box.step, "steps": box.steps, **found}
+        context.events.note(f"{name}: {found[name]:.2%} of {len(index)} test images stay right under attack")
+    return {"n": len(index), "epsilon": box.epsilon, "step": box.step, "steps": box.steps, **found}

@@ -27,20 +27,23 @@ def check(context: Context) -> tuple[dict[str, Any], list[Path]]:
 
 def write_parity_vectors(context: Context) -> list[Path]:
     """Images and the logits they must give, for the device to check itself by and for `edgekd verify`."""
-    images, _ = sample_images(context.dataset, PARITY_VECTORS, seed=context.settings.seed)
+    dataset = context.student_dataset
+    images, _ = sample_images(dataset, PARITY_VECTORS, seed=context.settings.seed)
     programs = {name: context.program(name) for name in ("float", "int8") if context.program(name).is_file()}
-    preprocessing = context.dataset.preprocessing.to_dict()
-    return write_parity(context.folder / "parity", images=images, preprocessing=preprocessing, programs=programs)
+    return write_parity(
+        context.folder / "parity", images=images, preprocessing=dataset.preprocessing.to_dict(), programs=programs
+    )
 
 
 def check_artifacts(context: Context, artifacts: list[Artifact]) -> list[CheckReport]:
     """Check, telling each result as it comes."""
-    images, labels = sample_images(context.dataset, ACCURACY_IMAGES_MAX, seed=context.settings.seed)
+    dataset = context.student_dataset
+    images, labels = sample_images(dataset, ACCURACY_IMAGES_MAX, seed=context.settings.seed)
     return check_all(
         [(a, context.program("int8" if a.precision == "int8" else "float")) for a in artifacts],
         images,
         labels,
-        context.dataset.preprocessing,
+        dataset.preprocessing,
         log_dir=context.folder / "logs",
         on_done=lambda report: context.events.note(sentence(report)),
         parity_images=context.settings.check_images,

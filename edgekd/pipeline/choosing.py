@@ -70,7 +70,7 @@ def limits(inputs: Inputs | Context, plan: Plan) -> Limits:
     """The plan's budgets, and a share of the teacher's multiply-adds: a student as big as its teacher is none."""
     own, macs = inputs.teacher.preprocessing, MACS_WITHOUT_TEACHER
     if not inputs.teacher.black_box:
-        traced = trace_cost(inputs.teacher.module, (1, own.channels, own.image_size, own.image_size)).macs
+        traced = trace_cost(inputs.teacher.module, (1, *own.shape)).macs
         macs = max(1, int(plan.budgets.teacher_macs_fraction * traced))
     budgets = plan.budgets
     if budgets.energy_mj is not None and inputs.profile.power is None:
@@ -98,7 +98,7 @@ def _from_list(name: str, inputs: Inputs | Context, pricing: Pricing, allowed: L
     listed, reason = [], ""
     for spec in specs:
         try:
-            totals = pricing.totals(_counted(inputs, spec))
+            totals = pricing.totals(_counted(inputs, spec), spec.image_size)
         except EdgekdError as error:
             reason = reason or str(error)  # an old timm lacks a network, a small image is too small for another
             continue

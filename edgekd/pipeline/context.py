@@ -47,6 +47,12 @@ class Inputs:
     seed: int = 0
     zoo_weights: str | None = None
     threads: int = 1
+    asked_sizes: tuple[int, ...] = ()
+
+    @property
+    def image_sizes(self) -> tuple[int, ...]:
+        """Sizes of the student's input that the search picks from, px."""
+        return self.asked_sizes or (self.dataset.preprocessing.image_size,)
 
 
 @dataclass
@@ -80,6 +86,11 @@ class Context:
         return self.settings.zoo_weights
 
     @property
+    def image_sizes(self) -> tuple[int, ...]:
+        """Sizes of the student's input that the search picks from, px."""
+        return self.settings.image_sizes or (self.dataset.preprocessing.image_size,)
+
+    @property
     def tighten(self) -> float:
         """What predicted latencies are multiplied by: the last measured correction of this run."""
         corrections = self.record.corrections
@@ -97,14 +108,13 @@ class Context:
 
     @cached_property
     def teacher_module(self) -> nn.Module:
-        """The teacher on the student's normalised input."""
+        """The teacher on the data's normalised images."""
         return self.teacher.adapt(self.dataset.preprocessing)
 
     @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(channels, height, width) of the student's input."""
-        size = self.dataset.preprocessing.image_size
-        return (self.dataset.preprocessing.channels, size, size)
+    def student_dataset(self) -> Dataset:
+        """The data as the selected student gets them: at the size of its input."""
+        return self.dataset.at(self.student_spec().image_size)
 
     def student_spec(self) -> AnySpec:
         """The selected architecture. Raises: InputError: the select stage has not run."""
@@ -127,8 +137,20 @@ def load_inputs(settings: Settings) -> Inputs:
     """Load what the settings name. Raises: InputError: some of it is missing or unusable, or does not fit together."""
     profile = load_profile(settings.profile)
     dataset = load_data(settings.data, image_size=settings.image_size, skip_bad=settings.skip_bad, seed=settings.seed)
+    _require_readable(settings.image_sizes, dataset)
     teacher = teacher_of(settings, dataset)
-    return Inputs(profile, dataset, teacher, settings.seed, settings.zoo_weights, settings.threads)
+    return Inputs(
+        profile, dataset, teacher, settings.seed, settings.zoo_weights, settings.threads, settings.image_sizes
+    )
+
+
+def _require_readable(image_sizes: tuple[int, ...], dataset: Dataset) -> None:
+    """Raises: InputError: a size is larger than the images that are read: there is nothing to see in it."""
+    read, largest = dataset.preprocessing.image_size, max(image_sizes, default=0)
+    if largest > read:
+        what = f"{largest} px is larger than the images, which are read at {read} px"
+        fix = f"give at most {read}, or read larger images with --image-size {largest}"
+        raise InputError(what, where="--image-sizes", fix=fix)
 
 
 def context_of(record: RunRecord, inputs: Inputs, events: Events) -> Context:

@@ -12,10 +12,11 @@ from edgekd.distill import CrossEntropy, Hint, Milestone, SoftTarget, Stage, Ter
 from edgekd.errors import InputError
 from edgekd.files import write_whole
 from edgekd.pipeline.advising import recipe_to_teach
-from edgekd.pipeline.assessing import assess
+from edgekd.pipeline.assessing import assess, data_of
 from edgekd.pipeline.choosing import student_module
 from edgekd.pipeline.context import Context
 from edgekd.pipeline.recipe_stages import teach_recipe
+from edgekd.pipeline.resolution import taught_at
 from edgekd.pipeline.teaching import teach
 
 
@@ -24,9 +25,9 @@ def distil(context: Context) -> tuple[dict[str, Any], list[Path]]:
     students, trainings, earlier, notes = train_all(context)
     weights = save_weights(students["student"], context.folder / "student.safetensors")
     models = {"teacher": context.teacher_module, **students}
+    seen = {who: data_of(context, who) for who in models}
     tested = {
-        who: evaluate(model, context.dataset.test, context.dataset.preprocessing, keep_logits=True)
-        for who, model in models.items()
+        who: evaluate(model, seen[who].test, seen[who].preprocessing, keep_logits=True) for who, model in models.items()
     }
     accuracy = {who: found.to_dict() for who, found in tested.items()}
     for who, found in accuracy.items():
@@ -50,7 +51,7 @@ def train_all(
         student, row, earlier, notes = teach_recipe(context, recipe, training_for(context))
     else:
         student = build_student(context)
-        terms, notes = terms_for(context, student)
+        terms, notes = terms_for(context, student, context.student_spec().image_size)
         row = teach(context, stage_for(context, "distil", student, terms))
     students, trainings = {"student": student}, [row]
     if context.settings.baseline:
@@ -63,11 +64,15 @@ def train_all(
 def build_student(context: Context) -> nn.Module:
     """The selected student with its first weights: the same for the student and its baseline."""
     torch.manual_seed(context.settings.seed)
-    return student_module(context, context.student_spec())
+    spec = context.student_spec()
+    return taught_at(student_module(context, spec), spec.image_size)
 
 
-def terms_for(context: Context, student: nn.Module) -> tuple[list[Term], list[str]]:
-    """Cross-entropy, soft targets and a hint between the last feature maps; a black box gives soft targets only."""
+def terms_for(context: Context, student: nn.Module, image_size: int) -> tuple[list[Term], list[str]]:
+    """Cross-entropy, soft targets and a hint between the last feature maps; a black box gives soft targets only.
+
+    image_size: px of the student's input.
+    """
     training = context.settings.training
     terms = [
         Term(CrossEntropy(), weight=training.cross_entropy_weight),
@@ -75,9 +80,12 @@ def terms_for(context: Context, student: nn.Module) -> tuple[list[Term], list[st
     ]
     if context.teacher.black_box:
         return terms, ["no hint: the teacher is an exported file and shows only its logits"]
-    example = context.dataset.preprocessing.normalise(context.dataset.train.images([0, 1]))
+    example, own = (
+        data.preprocessing.normalise(data.train.images([0, 1]))
+        for data in (context.dataset, context.dataset.at(image_size))
+    )
     try:
-        mine, theirs = default_tap(student, example), default_tap(context.teacher_module, example)
+        mine, theirs = default_tap(student, own), default_tap(context.teacher_module, example)
     except InputError as error:
         return terms, [f"no hint: {error}"]
     terms.append(Term(Hint(mine, theirs), weight=training.hint_weight, source="teacher"))

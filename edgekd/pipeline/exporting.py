@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekd.artifact import Artifact, Precision
+from edgekd.data import Dataset
 from edgekd.errors import EdgekdError
 from edgekd.export import ExportOutcome, ExportRequest, default_cache, export_all
 from edgekd.pipeline.context import Context
@@ -40,7 +41,9 @@ def export(context: Context) -> tuple[dict[str, Any], list[Path]]:
 
 def save_float_program(context: Context) -> Path:
     """The trained float student as a program."""
-    return save_program(export_float(context.student(), context.image_shape), context.program("float"))
+    return save_program(
+        export_float(context.student(), context.student_dataset.preprocessing.shape), context.program("float")
+    )
 
 
 def save_teacher_program(context: Context) -> str:
@@ -49,7 +52,7 @@ def save_teacher_program(context: Context) -> str:
         return f"the teacher is already an exported file ({context.teacher.name})"
     own = context.teacher.preprocessing
     try:
-        program = export_float(context.teacher.module, (own.channels, own.image_size, own.image_size))
+        program = export_float(context.teacher.module, own.shape)
         save_program(program, context.program("teacher"))
     except EdgekdError as error:
         return f"the teacher cannot be exported: {error}"
@@ -57,9 +60,14 @@ def save_teacher_program(context: Context) -> str:
 
 
 def request(
-    context: Context, target: TargetPlan, *, program: str | None = None, folder: str = "artifacts"
+    context: Context,
+    target: TargetPlan,
+    *,
+    program: str | None = None,
+    folder: str = "artifacts",
+    dataset: Dataset | None = None,
 ) -> ExportRequest:
-    """One planned conversion of the student."""
+    """One planned conversion of the student. dataset: the data as it gets them, where none is selected yet."""
     precision: Precision = target.precision or "fp32"
     name = program or ("int8" if precision == "int8" else "float")
     return ExportRequest(
@@ -69,7 +77,7 @@ def request(
         out=context.folder / folder / f"{target.target}-{precision}",
         profile=context.profile,
         labels=context.dataset.classes,
-        preprocessing=context.dataset.preprocessing.to_dict(),
+        preprocessing=(dataset or context.student_dataset).preprocessing.to_dict(),
     )
 
 

@@ -55,7 +55,7 @@ def report_of(record: RunRecord) -> RunReport:
         teacher=rows.teacher_facts(plan["teacher"]),
         data=documents.DataFacts.model_validate(data),
         student=rows.student_facts(select, record.stages["distil"]["outputs"]),
-        preprocessing=plan["preprocessing"],
+        preprocessing=select.get("preprocessing", plan["preprocessing"]),
         plan=tuple(decided["reasons"]) + tuple(select["reasons"] + select["teaching"]) + tuple(distil["notes"]),
         recipe=record.settings.training.model_dump(mode="json") | {k: decided[k] for k in ("epochs", "shift_px")},
         candidates=tuple(documents.Candidate.model_validate(c) for c in select["candidates"]),

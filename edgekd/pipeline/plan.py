@@ -82,6 +82,7 @@ def make_plan(
         f"{epochs} epochs of {train_images} images: "
         + ("as asked" if settings.training.epochs else f"about {DEFAULT_IMAGES_SEEN} images seen"),
         *_fallback_reasons(profile.primary),
+        *_heat_reason(profile.budgets),
         *([f"teacher: {teacher}"] if teacher else []),
         *_search_reason(candidates, settings.search_epochs or default_search_epochs(epochs)),
         *([f"data: {data_note}"] if data_note else []),
@@ -107,6 +108,15 @@ def make_plan(
 
 def _fallback_reasons(runtime: RuntimeSupport) -> tuple[str, ...]:
     return tuple(f"not on the {runtime.unit}: {', '.join(f.ops)} -> {f.to} ({f.why})" for f in runtime.fallbacks)
+
+
+def _heat_reason(budgets: Budgets) -> tuple[str, ...]:
+    """Why the search leaves a share of the latency budget free."""
+    if not budgets.thermal_headroom:
+        return ()
+    said = budgets.evidence.get("thermal_headroom")
+    source = f" ({said.confidence}: {said.source})" if said else f" ({budgets.why})"
+    return (f"{budgets.thermal_headroom:.0%} of the latency budget kept free for when the device is hot{source}",)
 
 
 def default_epochs(train_images: int) -> int:

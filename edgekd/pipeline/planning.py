@@ -61,7 +61,7 @@ def teacher_facts(teacher: Teacher) -> dict[str, Any]:
     if not teacher.black_box:
         parameters = sum(p.numel() for p in teacher.module.parameters())
         try:
-            macs = trace_cost(teacher.module, (1, own.channels, own.image_size, own.image_size)).macs
+            macs = trace_cost(teacher.module, (1, *own.shape)).macs
         except EdgekdError:
             macs = None  # a teacher that torch.export cannot trace still teaches
     return {

@@ -42,8 +42,11 @@ class Pricing:
             return max(1.0, self.table.fit.high)
         return max(1.0, self.cost.high)
 
-    def totals(self, graph: GraphCost) -> Totals:
-        """A traced graph in the terms of the search. Raises: InputError: an operator whose cost nobody stated."""
+    def totals(self, graph: GraphCost, image_size: int) -> Totals:
+        """A traced graph with an input of so many px in the terms of the search.
+
+        Raises: InputError: an operator whose cost nobody stated.
+        """
         return Totals(
             milliseconds=self.cost.graph_ms(graph),
             macs=graph.macs,
@@ -52,6 +55,7 @@ class Pricing:
             kernels=len(graph.ops),
             gates=0,
             peak_elements=graph.peak_activation_elements,
+            image_size=image_size,
         )
 
     def estimate(self, spec: AnySpec | None, graph: GraphCost) -> Estimate:
@@ -83,7 +87,8 @@ def pricing_for(inputs: Inputs | Context, plan: Plan) -> Pricing:
     if not all(map(holds, spaces.values())):
         table = None
     if table is not None:
-        require_covered(table, parts_of_spaces(spaces.values()), list(spaces))
+        for size in inputs.image_sizes:  # each: sizes are compared by one measure
+            require_covered(table, parts_of_spaces(stage_spaces(inputs, plan, size).values()), list(spaces))
     cost = ProfileCost(
         profile,
         unit=runtime.unit,

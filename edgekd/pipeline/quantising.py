@@ -13,6 +13,7 @@ from edgekd.distill import Milestone, WithTaps, evaluation_of
 from edgekd.export.check_reference import PROVEN_ON, answering
 from edgekd.pipeline.context import Context, calibration_batches
 from edgekd.pipeline.distilling import stage_for, terms_for
+from edgekd.pipeline.resolution import taught_at
 from edgekd.pipeline.teaching import teach
 from edgekd.quant import QatModel, convert, prepare_qat, ptq, save_program
 from edgekd.targets.spec import QuantSpec
@@ -52,7 +53,7 @@ def train_again(context: Context) -> None:
 
 def calibration(context: Context) -> list[torch.Tensor]:
     """The calibration batches of this run: from the training split, stratified."""
-    return calibration_batches(context.dataset, context.settings.calibration_images, seed=context.settings.seed)
+    return calibration_batches(context.student_dataset, context.settings.calibration_images, seed=context.settings.seed)
 
 
 def quant_spec(context: Context) -> QuantSpec:
@@ -64,14 +65,15 @@ def train(
     context: Context, student: nn.Module, spec: QuantSpec, example: torch.Tensor
 ) -> tuple[QatModel, dict[str, Any]]:
     """The student with fake quantisation, distilled on from its float weights."""
-    terms, _ = terms_for(context, student)
+    image_size = context.student_spec().image_size
+    terms, _ = terms_for(context, student, image_size)
     taps = tuple(dict.fromkeys(tap for term in terms for tap in term.loss.needs().student))
     torch.manual_seed(context.settings.seed)
     qat = prepare_qat(WithTaps(student, taps) if taps else student, example, spec)
     stage = stage_for(
         context,
         "quantise",
-        qat,
+        taught_at(qat, image_size),
         terms,
         epochs=context.settings.training.qat_epochs,
         learning_rate=context.settings.training.qat_learning_rate,
@@ -85,7 +87,7 @@ def train(
 
 def program_accuracy(context: Context, program: ExportedProgram, which: str) -> dict[str, Any]:
     """Test accuracy of a batch-1 program, run in torch: the figure that every runtime is compared with."""
-    split, normalise = context.dataset.test, context.dataset.preprocessing.normalise
+    split, normalise = context.student_dataset.test, context.student_dataset.preprocessing.normalise
     answer = answering(program, normalise(split.images(range(min(len(split), PROVEN_ON)))))
     logits = []
     for index in torch.split(torch.arange(len(split)), 256):

@@ -64,6 +64,7 @@ def document(inputs: Inputs | Context, plan: Plan, selection: Selection, setting
     return {
         "spec": spec.model_dump(mode="json"),
         "summary": summary(spec.model_dump()),
+        "preprocessing": inputs.dataset.at(spec.image_size).preprocessing.to_dict(),
         "figures": figures.model_dump(mode="json"),
         "limits": selection.limits.model_dump(mode="json"),
         "considered": selection.considered,
@@ -79,11 +80,20 @@ def document(inputs: Inputs | Context, plan: Plan, selection: Selection, setting
             f"student: {summary(spec.model_dump())}; the largest capacity among {selection.considered} students of "
             f"{', '.join(plan.spaces)}, {selection.method}, at most {plan.budgets.teacher_macs_fraction:.3g} of the "
             "teacher's MACs",
+            *_resolution(inputs, spec),
             *_margin(selection),
         ],
         "advice": advice,
         "teaching": advising.lines(advice, settings),
     }
+
+
+def _resolution(inputs: Inputs | Context, spec: AnySpec) -> list[str]:
+    read, sizes = inputs.dataset.preprocessing.image_size, inputs.image_sizes
+    if sizes == (read,):
+        return []
+    said = f"student's input: {spec.image_size} px, of {', '.join(map(str, sizes))}"
+    return [f"{said}; its teacher sees the same images at {read} px"]
 
 
 def _margin(selection: Selection) -> list[str]:
@@ -129,10 +139,10 @@ def _stage(stage: dict[str, Any]) -> str:
 
 def predictions(inputs: Inputs | Context, plan: Plan, spec: AnySpec) -> list[dict[str, Any]]:
     """Latency, memory and size of the student, and latency of the teacher, on the profile's device: never measured."""
-    profile, pre = inputs.profile, inputs.dataset.preprocessing
+    profile = inputs.profile
     pricing = pricing_for(inputs, plan)
     student = student_module(inputs, spec)
-    cost = trace_cost(student.eval(), (1, pre.channels, pre.image_size, pre.image_size))
+    cost = trace_cost(student.eval(), (1, *inputs.dataset.at(spec.image_size).preprocessing.shape))
     latency, p90 = pricing.estimate(spec, cost), pricing.cost.p90_over_p50
     memory = estimate_memory_mib(cost, plan.precision, profile.primary.target)
     size = estimate_size_mib(cost, plan.precision)
@@ -148,7 +158,7 @@ def predictions(inputs: Inputs | Context, plan: Plan, spec: AnySpec) -> list[dic
         rows.append(_latency_row("student", "energy_mj", latency, watts, f", at the power limit of {watts:g} W"))
     if not inputs.teacher.black_box:
         own = inputs.teacher.preprocessing
-        teacher = trace_cost(inputs.teacher.module, (1, own.channels, own.image_size, own.image_size))
+        teacher = trace_cost(inputs.teacher.module, (1, *own.shape))
         rows += _teacher_rows(pricing, teacher)
     return rows
 
@@ -190,11 +200,12 @@ def trial_exports(context: Context, chosen: Candidate) -> list[dict[str, Any]]:
     """
     torch.manual_seed(context.settings.seed)
     student = student_module(context, chosen.spec).eval()
-    save_program(export_float(student, context.image_shape), context.program("trial-float"))
+    dataset = context.dataset.at(chosen.spec.image_size)
+    save_program(export_float(student, dataset.preprocessing.shape), context.program("trial-float"))
     if context.plan.precision == "int8":
-        batches = calibration_batches(context.dataset, TRIAL_IMAGES, seed=context.settings.seed)
+        batches = calibration_batches(dataset, TRIAL_IMAGES, seed=context.settings.seed)
         save_program(ptq(student, batches, quant_spec(context)), context.program("trial-int8"))
-    requests = [_trial(request(context, t, folder="trial")) for t in context.plan.exports]
+    requests = [_trial(request(context, t, folder="trial", dataset=dataset)) for t in context.plan.exports]
     outcomes = run_requests(context, requests)
     failed = [o for o in outcomes if o.state == "failed"]
     if failed and len(failed) == len(outcomes):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
@@ -11,6 +11,8 @@ from edgekd.artifact import DevicePrecision, Frozen
 from edgekd.errors import did_you_mean
 from edgekd.recipes.schema import Recipe
 from edgekd.students.spaces import DEFAULT, NAMES
+
+ImagePx = Annotated[int, Field(ge=8, le=1024)]
 
 
 class Training(Frozen):
@@ -44,6 +46,8 @@ class BudgetOverrides(Frozen):
 class Settings(Frozen):
     """One run. Paths are kept as the user wrote them, a recipe whole; without one the advisor chooses by `needs`.
 
+    image_size: px that images are read at, and the student's input unless image_sizes are given: then the search picks
+    among those, none larger than what is read; the teacher sees what is read.
     candidates: students that learn for search_epochs before one is chosen; None: 8 with a GPU, else 1 (the prior
     decides). reselections: how often a student that is too slow on the device may be replaced.
     """
@@ -55,6 +59,7 @@ class Settings(Frozen):
     targets: tuple[str, ...] = ()
     precision: DevicePrecision | None = None
     image_size: int | None = Field(default=None, ge=8, le=1024)
+    image_sizes: tuple[ImagePx, ...] = ()
     seed: int = Field(default=0, ge=0)
     skip_bad: bool = False
     spaces: tuple[str, ...] = Field(default=(DEFAULT,), min_length=1)
@@ -71,6 +76,11 @@ class Settings(Frozen):
     threads: int = Field(default=1, ge=1)
     calibration_images: int = Field(default=512, ge=300)
     check_images: int = Field(default=512, ge=256)
+
+    @field_validator("image_sizes")
+    @classmethod
+    def _each_size_once(cls, sizes: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(sorted(set(sizes)))
 
     @field_validator("spaces")
     @classmethod

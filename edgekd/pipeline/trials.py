@@ -37,7 +37,7 @@ def attached(context: Context) -> TargetPlan | None:
 
 
 def diverse(candidates: Sequence[Candidate], count: int) -> list[Candidate]:
-    """The best of each body (widths and blocks of the stages), best first; then whatever is next."""
+    """The best of each body (image size, widths and blocks of the stages), best first; then whatever is next."""
     kept: list[Candidate] = []
     seen: set[object] = set()
     for candidate in candidates:
@@ -51,7 +51,7 @@ def diverse(candidates: Sequence[Candidate], count: int) -> list[Candidate]:
 def _shape(spec: AnySpec) -> object:
     if not isinstance(spec, StudentSpec):
         return spec
-    return tuple((stage.block, stage.channels) for stage in spec.stages)
+    return spec.image_size, tuple((stage.block, stage.channels) for stage in spec.stages)
 
 
 def measured(context: Context, candidates: Sequence[Candidate], target: TargetPlan) -> list[dict[str, Any]]:
@@ -111,14 +111,14 @@ def _prepared(context: Context, candidate: Candidate, target: TargetPlan, number
     """Its program saved; the request to convert it."""
     torch.manual_seed(context.settings.seed)
     student = student_module(context, candidate.spec).eval()
-    name = f"candidate-{number}"
+    dataset, name = context.dataset.at(candidate.spec.image_size), f"candidate-{number}"
     if target.precision == "int8":
-        batches = calibration_batches(context.dataset, TRIAL_IMAGES, seed=context.settings.seed)
+        batches = calibration_batches(dataset, TRIAL_IMAGES, seed=context.settings.seed)
         program = ptq(student, batches, quant_spec(context))
     else:
-        program = export_float(student, context.image_shape)
+        program = export_float(student, dataset.preprocessing.shape)
     save_program(program, context.program(name))
-    return request(context, target, program=name, folder=f"trial/{name}")
+    return request(context, target, program=name, folder=f"trial/{name}", dataset=dataset)
 
 
 def correction_of(rows: Sequence[dict[str, Any]]) -> float | None:

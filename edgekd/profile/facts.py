@@ -42,12 +42,14 @@ def unit_of(key: str) -> str:
 
 
 def facts_of(profile: HardwareProfile) -> tuple[Fact, ...]:
-    """Every physical number of a profile with its source; budgets and legality are decisions and carry their `why`."""
+    """Every physical number of a profile with its source; budgets without one are decisions and carry their `why`."""
     facts = [*_facts_in("", profile, "not stated", "assumed")]
     for unit in profile.units:
         facts += _facts_in(f"units[{unit.kind}]", unit, unit.source, unit.confidence)
     if profile.power is not None:
         facts += _facts_in("power", profile.power, profile.power.source, profile.power.confidence)
+    budgets = profile.budgets
+    facts += [f for f in _facts_in("budgets", budgets, budgets.why, "assumed") if f.key in budgets.evidence]
     return tuple(facts)
 
 

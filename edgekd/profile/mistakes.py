@@ -43,6 +43,7 @@ _TABLES: dict[str, type[BaseModel]] = {
     "runtimes.fallbacks": Fallback,
     "evidence": Evidence,
     "units.evidence": Evidence,
+    "budgets.evidence": Evidence,
 }
 
 

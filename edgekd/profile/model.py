@@ -155,7 +155,8 @@ class Budgets(Table):
     """Default budgets for one inference at batch 1; `why` says where they come from.
 
     energy_mj: of one inference; None: no limit. thermal_headroom: the share of the latency budget that a cool device
-    must leave free, since it will be slower when it is hot.
+    must leave free, since it will be slower when it is hot: 1 less the hot device's speed over the cool one's.
+    evidence: of such a number, which is a fact and no choice.
     """
 
     latency_p90_ms: float = Field(gt=0, le=600_000)
@@ -165,6 +166,12 @@ class Budgets(Table):
     thermal_headroom: float = Field(default=0.0, ge=0, le=0.9)
     teacher_macs_fraction: float = Field(default=0.125, gt=0, le=1)
     why: Text
+    evidence: dict[str, Evidence] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _evidence_is_about_its_numbers(self) -> Budgets:
+        _evidence_is_about_numbers(self)
+        return self
 
 
 class Power(Table):
@@ -287,7 +294,7 @@ def numbers_in(table: BaseModel) -> dict[str, float]:
     return {key: v for key, v in values.items() if isinstance(v, int | float) and not isinstance(v, bool)}
 
 
-def _evidence_is_about_numbers(table: ComputeUnit | HardwareProfile) -> None:
+def _evidence_is_about_numbers(table: ComputeUnit | Budgets | HardwareProfile) -> None:
     numbers = numbers_in(table)
     for key in table.evidence:
         if key not in numbers:

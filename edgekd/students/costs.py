@@ -23,6 +23,10 @@ MACS_WEIGHT, PARAMETERS_WEIGHT, DEPTH_WEIGHT, ACTIVATIONS_WEIGHT = 1.0, 0.35, 0.
 # Squeeze-and-excite in all 13 to 16 blocks of a small network is worth about 1.3 times its compute (ln 1.3 = 0.26):
 # MobileNetV3 (Howard 2019, table 10) and MnasNet (Tan 2019, table 3) with and without.
 GATE_WEIGHT, KERNELS_PER_GATE = 0.02, 4
+# Without it the fewest pixels win under any limit on compute, for the weights that they leave room for. So a factor in
+# resolution is worth what the same factor in width is: the ratio of the two in a fit to the published ImageNet logits
+# of accuracy is 0.77 in MobileNetV1 (16 nets) and 1.19 in MobileNetV2 (20 nets; tensorflow/models, research/slim/nets).
+RESOLUTION_WEIGHT = 1.4
 
 PartPrice = Callable[[Part], float]
 
@@ -77,7 +81,7 @@ def kernels_price(cost: CostModel) -> PartPrice:
 
 
 class Totals(NamedTuple):
-    """Sums over the kernels of a part of the network, and its peak of live activations."""
+    """Sums over the kernels of a part of the network, its peak of live activations, and the px of its input."""
 
     milliseconds: float
     macs: int
@@ -86,6 +90,7 @@ class Totals(NamedTuple):
     kernels: int
     gates: int
     peak_elements: int
+    image_size: int
 
     def plus(self, other: Totals, times: int = 1) -> Totals:
         """This and `times` the other, one after another."""
@@ -97,6 +102,7 @@ class Totals(NamedTuple):
             self.kernels + times * other.kernels,
             self.gates + times * other.gates,
             max(self.peak_elements, other.peak_elements if times else 0),
+            max(self.image_size, other.image_size),  # the stem's: maps only shrink
         )
 
 
@@ -158,6 +164,7 @@ class Prices:
             activation_elements=totals.activation_elements,
             kernels=totals.kernels,
             gates=totals.gates,
+            image_size=totals.image_size,
         )
 
     def _totals(self, part: Part) -> Totals:
@@ -170,6 +177,7 @@ class Prices:
             kernels=len(layers),
             gates=int(part.squeeze_excite),
             peak_elements=max(layer.live_elements for layer in layers),
+            image_size=part.size,
         )
 
 
@@ -188,11 +196,13 @@ def figures_of(spec: StudentSpec, cost: CostModel) -> Figures:
 
 
 def capacity_score(figures: Figures) -> float:
-    """Prior for accuracy from size alone: logs of compute, weights and depth, less a charge for moved activations."""
+    """Prior for accuracy from size alone: logs of compute, weights, depth and resolution, less a charge for moved
+    activations."""
     return (
         MACS_WEIGHT * math.log(figures.macs)
         + PARAMETERS_WEIGHT * math.log(figures.parameters)
         + DEPTH_WEIGHT * math.log(figures.kernels - KERNELS_PER_GATE * figures.gates)
         - ACTIVATIONS_WEIGHT * math.log(figures.activation_elements)
+        + RESOLUTION_WEIGHT * math.log(figures.image_size)
         + GATE_WEIGHT * figures.gates
     )

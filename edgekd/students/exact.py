@@ -24,6 +24,7 @@ from edgekd.students.costs import (
     KERNELS_PER_GATE,
     MACS_WEIGHT,
     PARAMETERS_WEIGHT,
+    RESOLUTION_WEIGHT,
     Prices,
     Totals,
 )
@@ -66,6 +67,7 @@ class Programme:
         """Choices that keep the limits and may be better than a capacity, or None; and whether None is proved."""
         if self.hopeless(limits):
             return None, True
+        than -= RESOLUTION_WEIGHT * math.log(self.ends.image_size)  # of every student of this body
         caps = [
             (row, bound - fixed - peak * self.ends.peak_elements) for row, peak, fixed, bound in self._limits(limits)
         ]

@@ -43,7 +43,7 @@ class Figures(Frozen):
     """Predicted cost of one student on the device; latency_p90_ms is the p50 times the profile's p90/p50.
 
     parameters: weights and biases once batch norms are folded. activation_elements: read and
-    written over all kernels. gates: blocks with squeeze-and-excite.
+    written over all kernels. gates: blocks with squeeze-and-excite. image_size: px of the input.
     energy_mj: None where the device's power is unknown.
     """
 
@@ -57,13 +57,14 @@ class Figures(Frozen):
     activation_elements: int
     kernels: int
     gates: int = 0
+    image_size: int = Field(ge=1)
     energy_mj: float | None = None
 
     def overruns(self, limits: Limits) -> dict[str, float]:
         """By what factor each limit is missed, worst first; empty when all are kept.
 
         >>> figures = Figures(latency_p50_ms=2, latency_p90_ms=3, peak_memory_mib=1, artifact_size_mib=1, macs=10,
-        ...                   parameters=5, activation_elements=9, kernels=3)
+        ...                   parameters=5, activation_elements=9, kernels=3, image_size=8)
         >>> figures.overruns(Limits(latency_p90_ms=1.5, peak_memory_mib=8, artifact_size_mib=8, macs=8))
         {'latency_p90_ms': 2.0, 'macs': 1.25}
         """

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from edgekd.benchmarks.streams import STATE
 from edgekd.commands.profiles import app
 from edgekd.device_benchmarks.devices import Device
-from edgekd.device_benchmarks.microbenchmark import DeviceFigures, RuntimeFigures, measure_device
+from edgekd.device_benchmarks.microbenchmark import DeviceFigures, Heat, RuntimeFigures, measure_device
 from edgekd.device_benchmarks.new_profile import profile_toml
 from edgekd.device_benchmarks.probe_nets import DENSE, DEPTHWISE, INT8, Probe, write_bandwidth, write_probe
 from edgekd.device_benchmarks.schedule import Schedule
@@ -74,6 +74,16 @@ def test_a_measured_profile_is_one_that_check_accepts_whatever_the_names_hold(tm
     assert "assumed, not measured" in profile.budgets.why
 
 
+def test_what_heat_took_becomes_the_headroom_with_its_source_and_contention_is_no_heat() -> None:
+    heat = Heat(target="onnxruntime", seconds=300.0, burst_p50_ms=8.0, sustained_p50_ms=10.0, contended=False)
+    budgets = profile_of(figures(heat=heat))[0].budgets
+    assert budgets.thermal_headroom == pytest.approx(0.2)
+    assert "8 ms cool, 10 ms at the end of 300 s" in budgets.evidence["thermal_headroom"].source
+    busy, text = profile_of(figures(heat=heat.model_copy(update={"contended": True})))
+    assert (busy.budgets.thermal_headroom, busy.budgets.evidence) == (0.0, {})
+    assert "other programs had the cores" in text
+
+
 def test_int8_is_preferred_only_where_it_was_measured_to_pay() -> None:
     slow, _ = profile_of(figures(runtime(int8_gops=55.0)))
     none, _ = profile_of(figures(runtime(int8_gops=None)))
@@ -121,7 +131,10 @@ def test_the_bandwidth_probe_reads_what_it_says(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.runtime
 def test_every_figure_of_this_host_is_measured_and_makes_a_profile(tmp_path: Path) -> None:
-    found = measure_device(tmp_path, threads=1, runtimes=("openvino",), schedule=TINY, bandwidth_mib=2)
+    found = measure_device(tmp_path, threads=1, runtimes=("openvino",), schedule=TINY, bandwidth_mib=2, sustained_s=2)
+    assert found.heat is not None
+    assert found.heat.seconds > 1
+    assert found.heat.sustained_p50_ms > 0
     assert [figure.target for figure in found.runtimes] == ["openvino"]
     assert found.failures == {}
     for figure in found.runtimes:

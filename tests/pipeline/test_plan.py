@@ -26,6 +26,12 @@ def test_jetson_nano_gets_fp16_with_the_reason() -> None:
     assert "no int8 path" in plan.reasons[0]
 
 
+def test_headroom_for_heat_is_shown_with_its_source_and_only_where_there_is_any() -> None:
+    assert any(r.startswith("18% of the latency budget kept free") for r in plan_for("galaxy-s24").reasons)
+    assert any("third-party: CPU throttling test" in r for r in plan_for("pixel-7").reasons)
+    assert not any("kept free" in r for r in plan_for("raspberry-pi-5").reasons)
+
+
 def test_int8_on_jetson_nano_is_refused_with_the_reason() -> None:
     with pytest.raises(InputError, match=r"int8 is not legal in tensorrt .*no int8 path"):
         plan_for("jetson-nano", precision="int8")

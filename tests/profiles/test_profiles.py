@@ -88,7 +88,7 @@ def test_every_number_has_a_source_and_a_confidence(shipped: HardwareProfile) ->
     for mode in (None, *(mode.name for mode in shipped.power_modes)):
         for fact in facts_of(shipped if mode is None else shipped.in_mode(mode)):
             assert fact.source != "not stated", fact
-            assert fact.unit or fact.key.endswith(("efficiency", "p90_over_p50")), fact
+            assert fact.unit or fact.key.endswith(("efficiency", "p90_over_p50", "headroom")), fact
 
 
 def test_a_power_mode_is_never_faster_than_the_default_and_draws_no_more(shipped: HardwareProfile) -> None:

@@ -229,9 +229,17 @@ def test_small_images_keep_a_stride_1_stem(image_size: int, stem_stride: int) ->
 
 def test_the_resolution_is_a_choice_where_there_are_several() -> None:
     space = STAGE_SPACES["inverted-residual"](Task((64, 32), 3, 10))
-    tight = LIMITS.model_copy(update={"peak_memory_mib": 10.3})
+    tight = LIMITS.model_copy(update={"peak_memory_mib": 10.2})
     assert {body.image_size for body in space.bodies} == {32, 64}
+    assert chosen(LIMITS, space).chosen.spec.image_size == 64
     assert chosen(tight, space).chosen.spec.image_size == 32
+
+
+def test_the_fewest_pixels_do_not_win_because_weights_fill_what_they_leave() -> None:
+    """Narrower and larger or wider and smaller at the same multiply-adds: MobileNets are about as good either way."""
+    narrow = figures(parameters=10**5, activation_elements=2 * 10**5, image_size=64)
+    wide = figures(parameters=4 * 10**5, activation_elements=10**5, image_size=32)
+    assert capacity_score(narrow) == pytest.approx(capacity_score(wide), abs=TOLERANCE)
 
 
 def figures(**change: float) -> Figures:
@@ -244,6 +252,7 @@ def figures(**change: float) -> Figures:
         "parameters": 10**5,
         "activation_elements": 10**5,
         "kernels": 20,
+        "image_size": 32,
     }
     return Figures.model_validate({**base, **change})
 
@@ -252,6 +261,7 @@ def test_the_prior_rewards_compute_and_charges_activations() -> None:
     base = capacity_score(figures())
     assert capacity_score(figures(macs=2 * 10**6)) > base
     assert capacity_score(figures(parameters=2 * 10**5)) > base
+    assert capacity_score(figures(image_size=64)) > base
     assert capacity_score(figures(activation_elements=2 * 10**5)) < base
     assert capacity_score(figures(kernels=24, gates=1)) > base  # a gate is worth something, its kernels are no depth
     assert capacity_score(figures(kernels=24, gates=1)) < capacity_score(figures(kernels=24))
