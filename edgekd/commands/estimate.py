@@ -159,7 +159,7 @@ def _facts(
     (unit, runtime, precision), cost = asked, network.cost
     pricing = _pricing(device, asked, threads, batch)
     latency = pricing.estimate(network.spec if batch == 1 else None, cost)
-    if batch > 1:
+    if batch > 1 and pricing.cost.predictor.rest is not None:
         told = f"{latency.provenance}, all at batch 1: {batch} is beyond what the interval knows"
         latency = latency.model_copy(update={"provenance": told})
     watts = device.power.limit_w if device.power is not None else None

@@ -56,7 +56,7 @@ class Ensemble(nn.Module):
         return batch.images.new_zeros(()) if total is None else total, values
 
     def owned(self) -> list[list[nn.Parameter]]:
-        """Parameters by who owns them: each student, then each loss. Clipped as one, a projector or an agent with large
+        """What learns, by who owns it: each student, then each loss. Clipped as one, a projector or an agent with large
         gradients takes the student's step away: factor transfer left it a hundredth."""
         seen: set[int] = set()
         found = []

@@ -54,7 +54,7 @@ class Run:
     ) -> None:
         self.stage, self.out, self.accelerator, self.stream = stage, out, accelerator, stream
         self.device: torch.device = accelerator.device
-        self.total_steps, self.identity = stage.total_steps, stage.identity()
+        self.total_steps = stage.total_steps
         self.bfloat16 = choose_bfloat16(stage.training.mixed_precision, self.device.type, stage.students.values())
         compiles = stage.training.compile
         self.students = {
@@ -88,7 +88,8 @@ class Run:
             self.ensemble, own
         )
         self.wrapped: nn.Module = accelerator.prepare(self.ensemble)
-        self.parameters = [p for p in self.ensemble.parameters() if p.requires_grad]
+        self.owned = self.ensemble.owned()
+        self.parameters = [parameter for own in self.owned for parameter in own]
         self.optimiser = build_optimiser(self.parameters, stage.training)
         self.meter = Meter([term.label for term in stage.terms], self.device)
         looks = stage.diagnose and self._is_main
@@ -108,7 +109,7 @@ class Run:
         path = checkpoint.last_path(self.out)
         document = checkpoint.load(path) if resume and path.exists() else None
         if document is not None and document["identity"]["stage"] == self.stage.name:
-            checkpoint.same_identity(document, self.identity, path)
+            checkpoint.same_identity(document, self.stage.identity(), path)
             self.step = int(document["step"])
             self._train_mode()
             self._restore(document)
@@ -234,7 +235,7 @@ class Run:
         if self.scaler is not None:
             self.scaler.unscale_(self.optimiser)
         if clip_norm is not None:
-            for own in self.ensemble.owned():
+            for own in self.owned:
                 nn.utils.clip_grad_norm_(own, clip_norm)
         if self.scaler is None:
             self.optimiser.step()
@@ -347,7 +348,7 @@ class Run:
         self._stop_if_not_finite()
         stop_if_weights_broke(self.stage, self.ensemble, self.step)
         document: dict[str, Any] = {
-            "identity": self.identity,
+            "identity": self.stage.identity(),
             "step": self.step,
             "students": self.ensemble.state(),
             "losses": self.ensemble.losses.state_dict(),

@@ -95,7 +95,7 @@ class Stage:
         return tuple(dict.fromkeys(taps))
 
     def identity(self) -> dict[str, Any]:
-        """What must be the same for a checkpoint to be resumed: plain values. Asked before a loss is built."""
+        """What must be the same for a checkpoint to be resumed: plain values."""
         free = {"device", "mixed_precision", "checkpoint_every_s"}
         settings = asdict(self.training)
         return {

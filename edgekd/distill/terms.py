@@ -17,6 +17,7 @@ from edgekd.distill.batches import Batch
 from edgekd.distill.sources import Signals
 
 _PLAIN = (bool, int, float, str, tuple)  # what an option is, as a loss keeps it
+_LOOKS = (0.0, 0.25, 0.5, 0.75)  # points of a stage that tell one schedule from another
 
 
 class Needs(NamedTuple):
@@ -98,13 +99,13 @@ class Term:
         return self.weight(progress) if callable(self.weight) else self.weight
 
     def settings(self) -> str:
-        """Weight, source and options in words, which a checkpoint must agree with to be resumed. Asked before `build`.
+        """Weight, source and options in words, which a checkpoint must agree with to be resumed.
 
         >>> from edgekd.distill import SoftTarget
         >>> Term(SoftTarget(temperature=2.0), source="teacher", weight=0.9).settings()
         'weight 0.9, source teacher, student student, soft_target_kl temperature 2.0'
         """
-        weight = "scheduled" if callable(self.weight) else self.weight
+        weight = [self.weight_at(share) for share in _LOOKS] if callable(self.weight) else self.weight
         found = [f"weight {weight}, source {self.source}, student {self.student}"]
         for loss in (module for module in self.loss.modules() if isinstance(module, Loss)):
             options = {k: v for k, v in vars(loss).items() if isinstance(v, _PLAIN) and k[0] != "_" and k != "training"}

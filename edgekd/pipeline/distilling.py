@@ -13,10 +13,9 @@ from edgekd.errors import InputError
 from edgekd.files import write_whole
 from edgekd.pipeline.advising import recipe_to_teach
 from edgekd.pipeline.assessing import assess, data_of
-from edgekd.pipeline.choosing import student_module
 from edgekd.pipeline.context import Context
 from edgekd.pipeline.recipe_stages import teach_recipe
-from edgekd.pipeline.resolution import taught_at
+from edgekd.pipeline.resolution import untaught
 from edgekd.pipeline.teaching import teach
 
 
@@ -64,8 +63,7 @@ def train_all(
 def build_student(context: Context) -> nn.Module:
     """The selected student with its first weights: the same for the student and its baseline."""
     torch.manual_seed(context.settings.seed)
-    spec = context.student_spec()
-    return taught_at(student_module(context, spec), spec.image_size)
+    return untaught(context, context.student_spec())
 
 
 def terms_for(context: Context, student: nn.Module, image_size: int) -> tuple[list[Term], list[str]]:

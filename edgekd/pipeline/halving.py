@@ -11,10 +11,9 @@ from typing import Any
 import torch
 
 from edgekd.distill import evaluate
-from edgekd.pipeline.choosing import student_module
 from edgekd.pipeline.context import Context
 from edgekd.pipeline.distilling import stage_for, terms_for
-from edgekd.pipeline.resolution import taught_at
+from edgekd.pipeline.resolution import untaught
 from edgekd.pipeline.teaching import teach
 from edgekd.students import Candidate
 
@@ -61,7 +60,7 @@ def _spearman(one: Sequence[float], other: Sequence[float]) -> float | None:
 
 def _learned(context: Context, candidate: Candidate, epochs: float, name: str) -> float:
     torch.manual_seed(context.settings.seed)
-    student = taught_at(student_module(context, candidate.spec), candidate.spec.image_size)
+    student = untaught(context, candidate.spec)
     own = context.dataset.at(candidate.spec.image_size)
     terms, _ = terms_for(context, student, candidate.spec.image_size)
     teach(context, stage_for(context, name, student, terms, epochs=epochs))

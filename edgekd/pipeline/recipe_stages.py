@@ -14,9 +14,8 @@ from edgekd.distill import Stage, Training
 from edgekd.distill.batches import seed_of
 from edgekd.errors import InputError
 from edgekd.export.cache import default_cache
-from edgekd.pipeline.choosing import student_module
 from edgekd.pipeline.context import Context
-from edgekd.pipeline.resolution import taught_at
+from edgekd.pipeline.resolution import untaught
 from edgekd.pipeline.teaching import teach
 from edgekd.recipes import Materials, Recipe, stages_of
 from edgekd.students import AnySpec, StudentSpec
@@ -55,7 +54,7 @@ def materials(context: Context, recipe: Recipe, training: Training) -> Materials
 
     def new_student(width: float, number: int) -> nn.Module:
         torch.manual_seed(seed if number == 0 else seed_of(seed, "student", number))
-        return taught_at(student_module(context, widened(spec, width)), spec.image_size)
+        return untaught(context, widened(spec, width))
 
     return Materials(
         dataset=context.dataset,

@@ -11,6 +11,15 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional
 
+from edgekd.pipeline.choosing import student_module
+from edgekd.pipeline.context import Context
+from edgekd.students import AnySpec
+
+
+def untaught(context: Context, spec: AnySpec) -> nn.Module:
+    """A student with its first weights that takes the images of its run."""
+    return taught_at(student_module(context, spec), spec.image_size)
+
 
 def taught_at(student: nn.Module, image_size: int) -> nn.Module:
     """The student itself, from now on taking images of any size: those of another than its own are resized.

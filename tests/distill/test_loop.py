@@ -342,6 +342,9 @@ def test_a_checkpoint_of_a_loss_with_other_options_is_refused(tiny_dataset: Data
     hotter = [first, Term(SoftTarget(temperature=9.0), source="teacher"), third]
     with pytest.raises(InputError, match=r"term 2 \(soft_target_kl\) .*temperature 9\.0"):
         run_stage(taught_stage(tiny_dataset, tiny_net(), terms=hotter), out=tmp_path, resume=True)
+    steeper = [*taught_terms()[:2], dataclasses.replace(third, weight=lambda progress: 1 - 2 * progress)]
+    with pytest.raises(InputError, match=r"term 3 \(hint\) weight \[1\.0, 0\.75, .* now weight \[1\.0, 0\.5, "):
+        run_stage(taught_stage(tiny_dataset, tiny_net(), terms=steeper), out=tmp_path, resume=True)
 
 
 def test_a_cut_checkpoint_is_named(tiny_dataset: Dataset, tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ class CRDMemory(Loss):
         self.student_tap, self.teacher_tap = student_tap, teacher_tap
         self.dimensions, self.negatives, self.temperature, self.momentum = dimensions, negatives, temperature, momentum
         self.embeddings = nn.ModuleList()
-        self.seed = 0
+        self._seed = 0
 
     def needs(self) -> Needs:
         """One tap each."""
@@ -67,7 +67,7 @@ class CRDMemory(Loss):
 
     def prepare(self, context: Context) -> None:
         """Empty banks for the training images, and the images in the order of their classes."""
-        images, self.seed = len(context.labels), context.seed
+        images, self._seed = len(context.labels), context.seed
         members = context.labels.bincount()
         if int(members.max()) == images:
             raise InputError(
@@ -120,7 +120,7 @@ class CRDMemory(Loss):
     def draw(self, batch: Batch) -> Tensor:
         """Indices of images of other classes than each image's own: int64 (batch, negatives)."""
         rows, device = len(batch.labels) * world()[1], batch.labels.device
-        generator = torch.Generator(device).manual_seed(seed_of(self.seed, "negatives", batch.step, batch.part))
+        generator = torch.Generator(device).manual_seed(seed_of(self._seed, "negatives", batch.step, batch.part))
         chance = mine(torch.rand(rows, self.negatives, generator=generator, device=device))
         members, first = self.members[batch.labels].unsqueeze(1), self.first[batch.labels].unsqueeze(1)
         others = len(self.by_class) - members

@@ -100,8 +100,10 @@ def stage_of(name: str, dataset: Dataset, **changes: Any) -> Stage:
 def test_every_loss_trains_in_the_loop(name: str, tiny_dataset: Dataset, tmp_path: Path) -> None:
     stage = stage_of(name, tiny_dataset)
     before = {k: v.clone() for k, v in stage.students["student"].state_dict().items()}
+    identity = stage.identity()
     result = run_stage(stage, out=tmp_path)
     assert result.steps == 5
+    assert stage.identity() == identity, "else the very stage could not be resumed"
     assert abs(result.history[-1].losses["method"]) > 0
     after = stage.students["student"].state_dict()
     assert any(not torch.equal(after[k], before[k]) for k in before if k.endswith("weight"))
