@@ -28,7 +28,8 @@ class QuantSpec(Frozen):
     float_layers: paths as `named_modules()` gives them; a path stands for everything under it. float_kinds: operators
     that stay float wherever they are. split_gates: hardswish and silu as a product with a gate on a fixed grid, which
     has fast int8 kernels where the whole operator has none. residual_in_convolution: the convolution before a residual
-    addition computes the sum as well, so that its own output is never rounded.
+    addition computes the sum as well, so that its own output is never rounded. activation_in_convolution: the same for
+    the hardswish, silu, gelu, sigmoid or the like that alone reads a convolution or linear layer.
     """
 
     scheme: Scheme
@@ -45,6 +46,7 @@ class QuantSpec(Frozen):
     float_kinds: tuple[OpKind, ...] = ("softmax", "layer_norm")
     split_gates: bool = True
     residual_in_convolution: bool = False
+    activation_in_convolution: bool = False
 
     @property
     def weight_max(self) -> int:

@@ -18,7 +18,7 @@ from edgekd.quant.choosing import settle_best
 from edgekd.quant.fast_patterns import fast_patterns
 from edgekd.quant.graph import Outputs, finish, fold_batch_norms, keep_first_output
 from edgekd.quant.lone_norms import norms_to_int8_convolutions
-from edgekd.quant.qat import QatModel, show_hidden
+from edgekd.quant.qat import QatModel, eps_into_variance, show_hidden
 from edgekd.quant.rounding import round_to_outputs, store_rounded
 from edgekd.targets.spec import QuantSpec
 
@@ -33,6 +33,7 @@ def convert(qat: QatModel) -> ExportedProgram:
     with torch.no_grad():
         trained(example)  # weight ranges were last taken before the optimiser's last step
         keep_first_output(trained.graph)
+        eps_into_variance(trained.graph)
         return _to_int8(trained.graph, example)
 
 

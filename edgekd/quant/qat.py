@@ -17,7 +17,7 @@ from edgekd.quant.fake_quantize import GridFakeQuantize
 from edgekd.quant.fast_patterns import fast_patterns
 from edgekd.quant.gates import split_gates
 from edgekd.quant.graph import trace
-from edgekd.quant.nodes import aten, nodes_of, set_argument
+from edgekd.quant.nodes import aten, nodes_of, set_argument, tensor_of
 from edgekd.quant.quantizer import BATCH_NORM, COMPUTE, EdgeQuantizer
 from edgekd.quant.reparameterise import reparameterised
 from edgekd.quant.rewrites import fold_scales
@@ -28,6 +28,8 @@ BN_MEAN, BN_TRAINING, BN_MOMENTUM, BN_EPS = 3, 5, 6, 7
 DROPOUT_TRAIN = 2
 # Modules that leave out whole branches by chance in train mode: torchvision's, and timm's and transformers'.
 RANDOM_DEPTH = ("StochasticDepth", "DropPath")
+# What torchao's patterns of a convolution and its batch norm are written with, whatever eps the batch norm has.
+PATTERN_EPS = 1e-5
 # The same operators under names that torchao's patterns do not know.
 HIDDEN: dict[Any, Any] = {aten.conv1d.default: torch.conv1d, aten.conv2d.default: torch.conv2d}
 
@@ -223,6 +225,21 @@ def _restore_literals(norm: fx.Node, momentum: float, eps: float) -> None:
     for user in list(variance.users):
         if user.target is aten.add.Tensor:
             set_argument(user, 1, eps)
+
+
+def eps_into_variance(graph: fx.GraphModule) -> None:
+    """Give every batch norm the eps of torchao's patterns and its variance the rest, in place; the same function.
+
+    convert_pt2e folds with the patterns' eps: of a channel with a variance of 1e-4 and an eps of 1e-3 it would make
+    three times what was trained (efficientnet_b0 has such channels, and eps 1e-3).
+    """
+    norms = nodes_of(graph, *BATCH_NORM)
+    variances = {cast(fx.Node, norm.args[BN_MEAN + 1]).target: norm for norm in norms}  # a shared module has several
+    for norm in variances.values():
+        tensor_of(graph, cast(fx.Node, norm.args[BN_MEAN + 1])).add_(cast(float, norm.args[BN_EPS]) - PATTERN_EPS)
+    for norm in norms:
+        _restore_literals(norm, cast(float, norm.args[BN_MOMENTUM]), PATTERN_EPS)
+    graph.recompile()
 
 
 def _check_batch_norms(graph: fx.GraphModule) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import fx
@@ -46,6 +46,11 @@ ELEMENTWISE = {
 }
 # Averages over a whole image span a fraction of its range: their own grid is worth 2 to 3 dB at the logits (measured).
 GLOBAL_POOL = {aten.mean.dim, aten.adaptive_avg_pool2d.default}
+# What a runtime may compute inside the convolution or linear layer before it (`activation_in_convolution`).
+ACTIVATION = {
+    *(aten.hardswish.default, aten.hardswish_.default, aten.hardsigmoid.default, aten.hardsigmoid_.default),
+    *(aten.silu.default, aten.silu_.default, aten.sigmoid.default, aten.sigmoid_.default, aten.gelu.default),
+}
 CONCATENATION = {aten.cat.default, aten.stack.default}
 RESIZE = {aten.upsample_nearest2d.vec, aten.upsample_bilinear2d.vec}
 SHARED = {
@@ -90,7 +95,7 @@ class EdgeQuantizer(Quantizer):  # type: ignore[misc]  # torchao ships no types
         self.weight: QuantizationSpec = weight_spec(spec, training=training)
         self.float_layers = spec.float_layers
         self.float_targets = {target for kind in spec.float_kinds for target in KINDS[kind]}
-        self.fused_residual = spec.residual_in_convolution
+        self.fused_residual, self.fused_activation = spec.residual_in_convolution, spec.activation_in_convolution
         self.quantise_output, self.every_output = quantise_output, every_output
         self.deployed: set[fx.Node] = set()
         self.kept_float: set[fx.Node] = set()
@@ -145,18 +150,28 @@ class EdgeQuantizer(Quantizer):  # type: ignore[misc]  # torchao ships no types
         self._chain(node, dict.fromkeys(tensors, self.activation))
 
     def _unrounded(self, node: fx.Node) -> fx.Node | None:
-        """Of a residual addition, the output of the convolution that computes the sum as well; the first of two."""
-        if not self.fused_residual or node.target not in ADDITION or node in self.kept_float:
+        """The input that is not rounded, for its layer computes the node as well: of an activation or residual sum."""
+        if node in self.kept_float:
             return None
+        if self.fused_activation and node.target in ACTIVATION:
+            source = node.args[0]
+            alone = isinstance(source, fx.Node) and self._users(source) == [node]
+            return cast(fx.Node, source) if alone and self._is_result(source, COMPUTE) else None
+        return self._residual(node) if self.fused_residual and node.target in ADDITION else None
+
+    def _residual(self, node: fx.Node) -> fx.Node | None:
+        """Of an addition, the output of the convolution that computes the sum as well; the first of two."""
         parts = [part for part in node.args[:2] if isinstance(part, fx.Node) and is_float(part)]
         if len(parts) < 2 or parts[0] is parts[1] or shape_of(parts[0]) != shape_of(parts[1]):
             return None
-        return next((part for part in parts if self._is_convolution(part) and self._users(part) == [node]), None)
+        return next(
+            (part for part in parts if self._is_result(part, CONVOLUTION) and self._users(part) == [node]), None
+        )
 
-    def _is_convolution(self, node: fx.Node) -> bool:
-        """A convolution, or the batch norm that belongs to one."""
-        head = node.args[0] if node.target in BATCH_NORM else node
-        if not isinstance(head, fx.Node) or head.target not in CONVOLUTION or head in self.kept_float:
+    def _is_result(self, node: object, kinds: set[Any]) -> bool:
+        """Of an int8 layer of these kinds: itself, or the batch norm that belongs to it."""
+        head = node.args[0] if isinstance(node, fx.Node) and node.target in BATCH_NORM else node
+        if not isinstance(head, fx.Node) or head.target not in kinds or head in self.kept_float:
             return False
         return node in self._fused(head)
 
@@ -227,6 +242,12 @@ def has_residuals(program: ExportedProgram) -> bool:
     """Whether there is an addition that a convolution could compute as well (`residual_in_convolution`)."""
     nodes = program.graph_module.graph.nodes
     return any(n.target in ADDITION and any(part.target in CONVOLUTION for part in n.all_input_nodes) for n in nodes)
+
+
+def has_activations(program: ExportedProgram) -> bool:
+    """Whether a layer is read by an activation that it could compute as well (`activation_in_convolution`)."""
+    nodes = program.graph_module.graph.nodes
+    return any(n.target in ACTIVATION and n.all_input_nodes[0].target in COMPUTE for n in nodes)
 
 
 def shape_of(node: fx.Node) -> tuple[object, ...]:

@@ -200,3 +200,20 @@ def test_torchvision_networks_prepare_and_convert_whole(name: str, layers: int) 
     program = convert(model)
     assert int8_coverage(program) == (layers, layers)
     assert snr_db(model.eval()(x), run(program, x)) > 20
+
+
+def test_conversion_keeps_each_batch_norms_own_eps(images) -> None:
+    """torchao folds with 1e-5 whatever it is; with small variances the program would be another network."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3),
+        nn.BatchNorm2d(8, eps=1e-3),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 5),
+    )
+    net[1].running_var.fill_(1e-4)
+    net[0].weight.data.mul_(0.01)
+    model = prepare_qat(net.eval(), images, QuantSpec(scheme="affine")).eval()
+    assert snr_db(model(images), run(convert(model), images)) > 30

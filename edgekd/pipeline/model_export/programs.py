@@ -28,7 +28,7 @@ from edgekd.pipeline.model_export.training import trained_int8
 from edgekd.pipeline.record import fingerprint
 from edgekd.quant import export_float, int8_coverage, ptq, save_program
 from edgekd.quant.gates import has_gates
-from edgekd.quant.quantizer import has_residuals
+from edgekd.quant.quantizer import has_activations, has_residuals
 from edgekd.runtimes import op_report, open_model_file
 from edgekd.targets.spec import QuantSpec
 
@@ -117,7 +117,11 @@ def build_float(inputs: ModelInputs) -> Programs:
 
 def idle_settings(program: ExportedProgram) -> dict[str, bool]:
     """The settings of a specification that change nothing in this model, at one value for all."""
-    found = {"split_gates": has_gates(program), "residual_in_convolution": has_residuals(program)}
+    found = {
+        "split_gates": has_gates(program),
+        "residual_in_convolution": has_residuals(program),
+        "activation_in_convolution": has_activations(program),
+    }
     return {name: False for name, matters in found.items() if not matters}
 
 
