@@ -19,6 +19,7 @@ from edgekd.quant.fast_patterns import fast_patterns
 from edgekd.quant.graph import Outputs, finish, fold_batch_norms, keep_first_output
 from edgekd.quant.lone_norms import norms_to_int8_convolutions
 from edgekd.quant.qat import QatModel, eps_into_variance, show_hidden
+from edgekd.quant.rescaling import round_alike
 from edgekd.quant.rounding import round_to_outputs, store_rounded
 from edgekd.targets.spec import QuantSpec
 
@@ -70,5 +71,6 @@ def _to_int8(graph: fx.GraphModule, example: Tensor) -> ExportedProgram:
     show_hidden(converted)
     fold_batch_norms(converted)
     norms_to_int8_convolutions(converted)
+    round_alike(converted)
     biases_on_grid(converted)
     return finish(converted, example)
