@@ -117,7 +117,8 @@ def _parent(name: str, heir: Source) -> Source:
     except InputError as error:
         fix = did_you_mean(name, [*profile_names(), *family_names()])
         raise InputError(f"extends = '{name}': no such profile", where=heir.where, fix=fix) from error
-    return parse_toml(file.read_text(encoding="utf-8"), where=f"profiles/{name}.toml")
+    folder = "profiles" if name in profile_names() else "profiles/families"
+    return parse_toml(file.read_text(encoding="utf-8"), where=f"{folder}/{name}.toml")
 
 
 def _merge(parent: Document, child: Document) -> Document:
