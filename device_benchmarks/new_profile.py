@@ -35,6 +35,7 @@ def profile_toml(
             flag for flag in TELLING_FLAGS if known and _same_family(flag, known) and flag not in known
         ],
         "notes": _notes(figures),
+        "evidence": _evidence(figures, source),
         "units": [_unit(figures, source)],
         "runtimes": [_runtime(runtime, source) for runtime in figures.runtimes],
         "quantisation": _quantisation(best, flags, source),
@@ -48,6 +49,15 @@ def profile_toml(
     }
     text = f"# Written by `edgekd profiles new` from a measurement; the budgets are assumptions.\n{toml(document)}"
     return parse_profile(text, where=name), text
+
+
+def _evidence(figures: DeviceFigures, source: str) -> dict[str, dict[str, str]]:
+    known = figures.host.memory_mib is not None
+    memory = f"{source}: what its kernel reports" if known else "the device does not tell: a cautious 1 GiB"
+    return {
+        "ram_mib": {"source": memory, "confidence": "measured" if known else "assumed"},
+        "p90_over_p50": {"source": f"{source}; of ordinary convolutions", "confidence": "measured"},
+    }
 
 
 def _heat(heat: Heat | None, source: str) -> dict[str, Any]:
@@ -110,7 +120,8 @@ def _quantisation(best: RuntimeFigures, flags: frozenset[str], source: str) -> d
         "scheme": "affine",
         "weight_bits": 7 if saturates else 8,
         "why": f"int8 runs dense convolutions at {gain:.2f}x the fp32 rate in {best.target}",
-        "source": source,
+        "source": f"{source}; weight_bits from the processor's flags",
+        "confidence": "derived",
     }
 
 

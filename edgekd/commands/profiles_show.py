@@ -73,10 +73,11 @@ def _units(profile: HardwareProfile) -> Table:
         peaks = (unit.peak_fp32_gflops, unit.peak_fp16_gflops, unit.peak_int8_gops)
         unknown = f"not published; runs {', '.join(unit.precisions)}" if unit.precisions else ""
         text = " / ".join("-" if peak is None else f"{peak:g}" for peak in peaks)
+        text = unknown if not any(peaks) else text
         rows = ", ".join(unit.calibration_devices) or "none: borrows from " + ", ".join(unit.relative_devices[:2])
         made.add_row(
             f"{unit.kind}: {unit.name}",
-            unknown if not any(peaks) else text,
+            f"{text}; fp16 files run as fp32" if unit.fp16_runs_as_fp32 else text,
             "-" if unit.dram_gb_per_s is None else f"{unit.dram_gb_per_s:g}",
             f"{unit.efficiency:g} / {unit.depthwise_efficiency:g}",
             f"{unit.kernel_overhead_us:g}",

@@ -11,10 +11,10 @@ from edgekd.latency.estimate import (
     UNCALIBRATED,
     Estimate,
     artifact_mib,
-    footprint_mib,
     kernel_seconds,
 )
 from edgekd.latency.features import CACHED_WEIGHTS, Graph
+from edgekd.latency.footprint import footprint_mib
 from edgekd.latency.predict import Predictor, refuse_unknown
 from edgekd.profile import HardwareProfile
 
@@ -97,7 +97,7 @@ class ProfileCost:
 
     def memory_mib(self, weight_elements: int, peak_activation_elements: int) -> float:
         """Growth of the process in MiB when the runtime loads and runs the model."""
-        return footprint_mib(weight_elements + peak_activation_elements, self._precision, self._runtime)
+        return footprint_mib(weight_elements, peak_activation_elements, self._precision, self._runtime)
 
     def size_mib(self, weight_elements: int, kernels: int) -> float:
         """Size of the artifact in MiB."""

@@ -12,9 +12,8 @@ from typing import Literal
 from edgekd.artifact import Frozen, Precision
 from edgekd.errors import InputError
 from edgekd.latency.cost import GraphCost
+from edgekd.latency.footprint import BYTES_PER_ELEMENT, footprint_mib
 from edgekd.profile import ComputeUnit, HardwareProfile
-
-BYTES_PER_ELEMENT: dict[Precision, int] = {"fp32": 4, "fp16": 2, "int8": 1}
 
 # Measured over predicted lies in these bounds for four networks of five. Evidence: scripts/check_roofline.py, with the
 # table in docs/latency.md. Constants fitted to other networks of the same silicon: 10 to 90 % of 95 rows on 6 devices
@@ -24,9 +23,6 @@ INTERVAL_FACTORS: dict[Literal["fitted", "assumed"], tuple[float, float]] = {
     "assumed": (0.4, 2.5),
 }
 
-# Runtime footprint in MiB = base + factor * (weights + peak activations). Measured on x86 for ONNX Runtime and OpenVINO
-# (resident-set growth of 8 nets, fp32); the others are taken as ONNX Runtime's, for want of a measurement.
-_FOOTPRINT_MIB: dict[str, tuple[float, float]] = {"onnxruntime": (10.0, 2.7), "openvino": (44.0, 2.6)}
 _MIB = 2.0**20
 UNCALIBRATED = "roofline, uncalibrated"
 _GRAPH_BYTES_PER_KERNEL = 2048
@@ -104,7 +100,7 @@ def estimate_size_mib(cost: GraphCost, precision: Precision) -> float:
 
 def estimate_memory_mib(cost: GraphCost, precision: Precision, runtime: str) -> float:
     """Predicted growth of the process in MiB when a runtime loads and runs the model; see `footprint_mib`."""
-    return footprint_mib(cost.weight_elements + cost.peak_activation_elements, precision, runtime)
+    return footprint_mib(cost.weight_elements, cost.peak_activation_elements, precision, runtime)
 
 
 def artifact_mib(weight_elements: int, kernels: int, precision: Precision) -> float:
@@ -114,13 +110,3 @@ def artifact_mib(weight_elements: int, kernels: int, precision: Precision) -> fl
     2.0
     """
     return (weight_elements * BYTES_PER_ELEMENT[precision] + kernels * _GRAPH_BYTES_PER_KERNEL) / _MIB
-
-
-def footprint_mib(elements: int, precision: Precision, runtime: str) -> float:
-    """base + factor * (weights + peak live activations) in MiB, with the runtime's constants.
-
-    >>> footprint_mib(0, "fp32", "openvino")
-    44.0
-    """
-    base_mib, factor = _FOOTPRINT_MIB.get(runtime, _FOOTPRINT_MIB["onnxruntime"])
-    return base_mib + factor * elements * BYTES_PER_ELEMENT[precision] / _MIB

@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from edgekd.errors import InputError, did_you_mean
 
 Document = dict[str, Any]
 _OF_THE_FILE = ("name", "title", "abstract", "extends")
-_IDENTITY: dict[str, tuple[str, ...]] = {"units": ("kind",), "runtimes": ("target", "unit"), "power_modes": ("name",)}
+IDENTITY: dict[str, tuple[str, ...]] = {"units": ("kind",), "runtimes": ("target", "unit"), "power_modes": ("name",)}
 
 
 class Source(NamedTuple):
@@ -81,7 +81,7 @@ def merged(chain: tuple[Source, ...]) -> Document:
     return {key: value for key, value in result.items() if key not in ("extends", "abstract")}
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[float]:
     """Whether a TOML value is a number (true and false are none)."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
@@ -90,8 +90,8 @@ def unsourced(chain: tuple[Source, ...]) -> Iterator[str]:
     """Keys of units where a child changes an inherited number without saying where the new one comes from."""
     if len(chain) < 2:
         return
-    inherited = {unit.get("kind"): unit for unit in _tables(merged(chain[1:]), "units")}
-    for unit in _tables(chain[0].document, "units"):
+    inherited = {unit.get("kind"): unit for unit in tables(merged(chain[1:]), "units")}
+    for unit in tables(chain[0].document, "units"):
         parent = inherited.get(unit.get("kind"))
         if parent is None or "source" in unit:
             continue
@@ -100,7 +100,8 @@ def unsourced(chain: tuple[Source, ...]) -> Iterator[str]:
             yield f"units[{unit['kind']}].{key}"
 
 
-def _tables(document: Document, key: str) -> list[Document]:
+def tables(document: Document, key: str) -> list[Document]:
+    """The tables of a list of tables; none where there is no such list."""
     value = document.get(key, [])
     return [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []
 
@@ -116,7 +117,8 @@ def _parent(name: str, heir: Source) -> Source:
     except InputError as error:
         fix = did_you_mean(name, [*profile_names(), *family_names()])
         raise InputError(f"extends = '{name}': no such profile", where=heir.where, fix=fix) from error
-    return parse_toml(file.read_text(encoding="utf-8"), where=f"profiles/{name}.toml")
+    folder = "profiles" if name in profile_names() else "profiles/families"
+    return parse_toml(file.read_text(encoding="utf-8"), where=f"{folder}/{name}.toml")
 
 
 def _merge(parent: Document, child: Document) -> Document:
@@ -125,8 +127,8 @@ def _merge(parent: Document, child: Document) -> Document:
         before = result.get(key)
         if isinstance(before, dict) and isinstance(value, dict):
             result[key] = _merge(before, value)
-        elif key in _IDENTITY and isinstance(before, list) and isinstance(value, list):
-            result[key] = _merge_lists(before, value, _IDENTITY[key])
+        elif key in IDENTITY and isinstance(before, list) and isinstance(value, list):
+            result[key] = _merge_lists(before, value, IDENTITY[key])
         elif key == "notes" and isinstance(before, list) and isinstance(value, list):
             result[key] = [*before, *value]
         else:

@@ -1,4 +1,4 @@
-"""The physical numbers of a profile one by one, each with its unit, its source and how far to trust it."""
+"""The numbers of a profile one by one, each with its unit, its source and how far to trust it."""
 
 from __future__ import annotations
 
@@ -42,13 +42,18 @@ def unit_of(key: str) -> str:
 
 
 def facts_of(profile: HardwareProfile) -> tuple[Fact, ...]:
-    """Every physical number of a profile with its source; budgets without one are decisions and carry their `why`."""
+    """Every number of a profile with its source; budgets without one are decisions and carry their `why`."""
     facts = [*_facts_in("", profile, "not stated", "assumed")]
     for unit in profile.units:
         facts += _facts_in(f"units[{unit.kind}]", unit, unit.source, unit.confidence)
     if profile.power is not None:
         facts += _facts_in("power", profile.power, profile.power.source, profile.power.confidence)
-    budgets = profile.budgets
+    for runtime in profile.runtimes:
+        name = f"runtimes[{runtime.target} on {runtime.unit}]"
+        facts += _facts_in(name, runtime, runtime.source, runtime.confidence)
+    quantisation, budgets = profile.quantisation, profile.budgets
+    if "weight_bits" in quantisation.model_fields_set:
+        facts += _facts_in("quantisation", quantisation, quantisation.source, quantisation.confidence)
     facts += [f for f in _facts_in("budgets", budgets, budgets.why, "assumed") if f.key in budgets.evidence]
     return tuple(facts)
 

@@ -16,6 +16,8 @@ from edgekd.profile.documents import (
     profile_names,
     unsourced,
 )
+from edgekd.profile.doubts import doubts
+from edgekd.profile.evidence import Finding, under_an_old_source, without_evidence
 from edgekd.profile.mistakes import SEE, Mistake, mistakes_in, validated
 from edgekd.profile.model import HardwareProfile
 
@@ -55,13 +57,15 @@ def parse_profile(text: str, *, where: str, folder: Path | None = None) -> Hardw
 def check_profile(name_or_file: str) -> tuple[HardwareProfile | None, list[InputError]]:
     """The profile and no mistakes, or every mistake of the file and of what it extends, each with its file.
 
+    Stricter than `load_profile`: numbers without evidence and doubtful ones count as well, which do load.
+
     (None, []): a family that is right, which is no device of its own.
     """
     try:
         chain = ancestry(_source(_split(name_or_file)[0]))
     except InputError as error:
         return None, [error]
-    mistakes = _mistakes(chain)
+    mistakes = [*_mistakes(chain), *_reported(chain)]
     if mistakes or chain[0].document.get("abstract") is True:
         return None, mistakes
     return validated(merged(chain)), []
@@ -133,6 +137,23 @@ def _mistakes(chain: tuple[Source, ...]) -> list[InputError]:
         whole = [mistake for mistake in mistakes_in(merged(chain)) if (mistake.key, mistake.kind) not in known]
         found += [(chain[0].where, mistake) for mistake in whole]
     return [mistake.error(where) for where, mistake in found]
+
+
+def _reported(chain: tuple[Source, ...]) -> list[InputError]:
+    """What only a check reports, each blamed on the oldest file that has it together with what it extends."""
+    heirs = [chain[place:] for place in range(len(chain))]
+    found = [(heir[0].where, _reportable(merged(heir))) for heir in heirs]
+    errors = []
+    for mistake in found[0][1]:
+        where = next(where for where, known in reversed(found) if mistake in known)
+        errors.append(InputError(mistake.what, where=where, fix=mistake.fix))
+    for heir in reversed(heirs):
+        errors += [InputError(what, where=heir[0].where, fix=fix) for _, what, fix in under_an_old_source(heir)]
+    return errors
+
+
+def _reportable(document: Document) -> list[Finding]:
+    return [*without_evidence(document), *doubts(document)]
 
 
 def _unsourced(chain: tuple[Source, ...]) -> list[Mistake]:

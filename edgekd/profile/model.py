@@ -46,8 +46,9 @@ class ComputeUnit(Table):
 
     architecture: the design's generation (cortex-a76, ampere-sm87, hexagon-v75): equal ones are the same design.
     cores: how many cores the peaks count, and the threads that they need. precisions: what it runs where nobody
-    publishes its peaks. efficiency: the fraction of the peak that real convolutions reach (1 = the roofline itself).
-    fitted_rows: how many published measurements of this silicon the efficiencies and the overhead were fitted to.
+    publishes its peaks. fp16_runs_as_fp32: it has no fp16 arithmetic, so an fp16 file is unpacked and runs in fp32.
+    efficiency: the fraction of the peak that real convolutions reach (1 = the roofline itself). fitted_rows: how many
+    published measurements of this silicon the efficiencies and the overhead were fitted to.
     calibration_devices: names, in published tables of latencies, of devices with this very unit. relative_devices:
     names of devices with the nearest designs, nearest first, to borrow from. evidence: per key, where it differs.
     """
@@ -60,6 +61,7 @@ class ComputeUnit(Table):
     peak_fp16_gflops: Gops | None = None
     peak_int8_gops: Gops | None = None
     precisions: tuple[DevicePrecision, ...] = ()
+    fp16_runs_as_fp32: bool = False
     dram_gb_per_s: float | None = Field(default=None, gt=0, le=20_000)
     kernel_overhead_us: float = Field(ge=0, le=100_000)
     efficiency: float = Field(gt=0, le=1)
@@ -143,6 +145,7 @@ class Quantisation(Table):
     weight_bits: Literal[7, 8] = 8
     why: Text
     source: Text
+    confidence: Confidence = "recalled"
 
     @model_validator(mode="after")
     def _int8_needs_a_scheme(self) -> Quantisation:

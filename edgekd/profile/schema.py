@@ -15,7 +15,8 @@ _DEFAULTED = {"kernel_overhead_us", "efficiency", "depthwise_efficiency"}
 def profile_schema() -> dict[str, Any]:
     """JSON Schema (2020-12). Whole tables are required only of a file that stands alone: a child inherits the rest."""
     schema = HardwareProfile.model_json_schema()
-    whole = {"required": schema.pop("required"), "properties": _whole_tables(schema["$defs"])}
+    required = [*schema.pop("required"), "evidence"]
+    whole = {"required": required, "properties": _whole_tables(schema["$defs"])}
     for name, table in schema["$defs"].items():
         if name in _IDENTITIES:
             table["required"] = _IDENTITIES[name]
@@ -45,4 +46,5 @@ def _whole_tables(tables: dict[str, Any]) -> dict[str, Any]:
         "runtimes": {"items": required("RuntimeSupport")},
         "quantisation": required("Quantisation"),
         "budgets": required("Budgets"),
+        "evidence": {"required": ["ram_mib", "p90_over_p50"]},  # as `edgekd profiles check` wants it
     }

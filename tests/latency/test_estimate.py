@@ -121,7 +121,7 @@ def test_size_and_memory_shrink_with_the_precision_and_memory_exceeds_size() -> 
     cost = GraphCost(ops=(op,), parameters=2**20, peak_activation_elements=2**18)
     sizes = [estimate_size_mib(cost, p) for p in ("fp32", "fp16", "int8")]
     assert sizes == pytest.approx([4, 2, 1], rel=0.01)
-    for runtime in ("onnxruntime", "openvino", "tensorrt"):
+    for runtime in ("onnxruntime", "tflite", "tensorrt"):  # int8 of OpenVINO has a larger base (docs/latency.md)
         memory = [estimate_memory_mib(cost, p, runtime) for p in ("fp32", "fp16", "int8")]
         assert memory == sorted(memory, reverse=True)
         assert memory[0] > sizes[0]

@@ -18,6 +18,9 @@ p90_over_p50 = 1.1
 transport = "ssh"
 notes = ["old"]
 power_mode = "full"
+[evidence]
+ram_mib = { source = "s", confidence = "measured" }
+p90_over_p50 = { source = "s", confidence = "measured" }
 [[power_modes]]
 name = "full"
 title = "all"

@@ -51,6 +51,15 @@ ASKED_FOR = [
 ]
 
 
+COUNTS_AND_RATIOS = (
+    "efficiency",
+    "p90_over_p50",
+    "headroom",
+    "_opset_min",
+    "_opset_max",
+    "_version_max",
+    "weight_bits",
+)
 ALL = {path.stem: load_profile(path.stem) for path in SHIPPED}
 
 
@@ -74,6 +83,23 @@ def test_families_are_right_and_are_no_devices() -> None:
         load_profile("jetson-orin")
 
 
+def test_what_ships_passes_its_own_check(shipped: HardwareProfile) -> None:
+    assert check_profile(shipped.name) == (shipped, [])
+
+
+def test_numbers_of_runtimes_and_of_the_quantisation_are_facts_with_a_source() -> None:
+    facts = {(fact.table, fact.key): fact for fact in facts_of(load_profile("x86-avx2"))}
+    assert facts["runtimes[onnxruntime on cpu]", "onnx_opset_max"].value == 21
+    assert facts["quantisation", "weight_bits"].source.startswith("OpenVINO documentation")
+    assert ("quantisation", "weight_bits") not in {(f.table, f.key) for f in facts_of(load_profile("xeon-amx"))}
+
+
+def test_a_cpu_without_fp16_says_that_fp16_files_run_as_fp32_there() -> None:
+    for name in ("raspberry-pi-4", "x86-avx2", "jetson-nano", "core-ultra-npu"):
+        assert load_profile(name).unit("cpu").fp16_runs_as_fp32, name
+    assert not load_profile("raspberry-pi-5").unit("cpu").fp16_runs_as_fp32  # Cortex-A76 has fp16 arithmetic
+
+
 def test_file_name_is_profile_name(shipped: HardwareProfile) -> None:
     assert (ROOT / "profiles" / f"{shipped.name}.toml").is_file()
 
@@ -88,7 +114,7 @@ def test_every_number_has_a_source_and_a_confidence(shipped: HardwareProfile) ->
     for mode in (None, *(mode.name for mode in shipped.power_modes)):
         for fact in facts_of(shipped if mode is None else shipped.in_mode(mode)):
             assert fact.source != "not stated", fact
-            assert fact.unit or fact.key.endswith(("efficiency", "p90_over_p50", "headroom")), fact
+            assert fact.unit or fact.key.endswith(COUNTS_AND_RATIOS), fact
 
 
 def test_a_power_mode_is_never_faster_than_the_default_and_draws_no_more(shipped: HardwareProfile) -> None:
