@@ -81,7 +81,6 @@ def make_plan(
         *_quantise_reason(precision, scheme, settings),
         f"{epochs} epochs of {train_images} images: "
         + ("as asked" if settings.training.epochs else f"about {DEFAULT_IMAGES_SEEN} images seen"),
-        *_fallback_reasons(profile.primary),
         *_heat_reason(profile.budgets),
         *([f"teacher: {teacher}"] if teacher else []),
         *_search_reason(candidates, settings.search_epochs or default_search_epochs(epochs)),
@@ -104,10 +103,6 @@ def make_plan(
         search_epochs=settings.search_epochs or default_search_epochs(epochs),
         reasons=reasons,
     )
-
-
-def _fallback_reasons(runtime: RuntimeSupport) -> tuple[str, ...]:
-    return tuple(f"not on the {runtime.unit}: {', '.join(f.ops)} -> {f.to} ({f.why})" for f in runtime.fallbacks)
 
 
 def _heat_reason(budgets: Budgets) -> tuple[str, ...]:
