@@ -60,10 +60,11 @@ def choose(inputs: Inputs | Context, plan: Plan, *, tighten: float = 1.0) -> Sel
         answer = merge(found)
         if isinstance(answer, Selection):
             return answer.model_copy(update={"left_out": left_out})
+        nearest = answer
     raise InputError(
-        f"{answer.explain()} ({pricing.provenance})",
+        f"{nearest.explain()} ({pricing.provenance})",
         where=f"budgets of profile '{inputs.profile.name}'",
-        fix=f"raise the first: {_OPTIONS[answer.binding]}",
+        fix=f"raise the first: {_OPTIONS[nearest.binding]}",
     )
 
 

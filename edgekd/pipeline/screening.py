@@ -59,7 +59,7 @@ class Screened(NamedTuple):
     moved: tuple[LeftOut, ...]
 
     def rounds(self) -> list[tuple[tuple[Pool, ...], tuple[LeftOut, ...]]]:
-        """What is searched, in order, until something fits, and who is missing from it; no empty pools, at least one."""
+        """What is searched, in turn, until something fits, and who is missing from it; no empty pools, at least one."""
         both = [(self.staying, (*self.refused, *self.moved)), (self.legal, self.refused)]
         filled = [(tuple(pool for pool in pools if pool.size), left_out) for pools, left_out in both]
         return [(pools, left_out) for pools, left_out in (filled if self.moved else filled[:1]) if pools]
