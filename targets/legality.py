@@ -42,8 +42,8 @@ _TEXTS: dict[Vocabulary, str] = {
         upsample_bicubic2d Resize|pixel_shuffle DepthToSpace
         group_norm Reshape InstanceNormalization Mul Add|scaled_dot_product_attention MatMul Mul Softmax""",
     "tflite": """depthwise_convolution DEPTHWISE_CONV_2D|transposed_convolution TRANSPOSE_CONV
-        adaptive_avg_pool2d MEAN|hardtanh RELU6|hardsigmoid ADD MUL|silu LOGISTIC MUL|clone|view RESHAPE
-        slice SLICE STRIDED_SLICE|select SLICE STRIDED_SLICE|split SLICE|roll CONCATENATION SLICE
+        addmm FULLY_CONNECTED|adaptive_avg_pool2d MEAN|hardtanh RELU6|hardsigmoid ADD MUL|silu LOGISTIC MUL|clone
+        view RESHAPE|slice SLICE STRIDED_SLICE|select SLICE STRIDED_SLICE|split SLICE|roll CONCATENATION SLICE
         mish ADD EXP GREATER LOG MUL SELECT TANH|softplus ADD EXP GREATER LOG SELECT
         layer_norm MEAN SQUARED_DIFFERENCE RSQRT MUL ADD SUB|group_norm MEAN RSQRT MUL ADD SUB RESHAPE
         instance_norm MEAN RSQRT MUL ADD SUB RESHAPE|batch_norm MUL ADD|prelu RELU MUL SUB
