@@ -229,7 +229,10 @@ def _print(facts: dict[str, Any]) -> None:
     out.print(table)
     for warning in facts["warnings"]:
         out.print(f"warning: {escape(warning)}", soft_wrap=True)
-    if facts["warnings"]:
+    ends = {misfit["to"] for misfit in facts["operators_elsewhere"]}
+    if "refused" in ends:
+        out.print("as it is the network does not run there: the figures are of one that would", soft_wrap=True)
+    elif ends:
         told = f"the figures are as if all of it ran on the {facts['unit']}: nobody states what a switch of units costs"
         out.print(told, soft_wrap=True)
     console.talk().print(f"{latency['provenance']}: predicted, not measured; measure before you decide", soft_wrap=True)
