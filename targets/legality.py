@@ -1,8 +1,8 @@
 """Which operators of a network a runtime refuses or moves to another unit, with the profile's reason.
 
 A profile names operators in its runtime's own words, and what counts is what edgekd's exporters write: at opset 13 a
-hard swish becomes HardSigmoid and Mul, so a parser without HardSwish never sees one. Every row of `_WRITTEN` was read
-off exported files; `tests/export/test_legality.py` exports again and compares.
+hard swish becomes HardSigmoid and Mul, so a parser without HardSwish never sees one. The tables were read off exported
+files; `tests/export/test_legality.py` exports anew what depends on opset, precision and runtime, and compares.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from edgekd.artifact import Artifact
 from edgekd.export import ExportRequest, export_one
 from edgekd.latency import cost_of_file, trace_cost
 from edgekd.profile import RuntimeSupport, load_profile
+from edgekd.profile.operators import vocabulary_of
 from edgekd.quant import export_float, ptq, save_program
 from edgekd.students.network import SqueezeExcite
 from edgekd.targets import quant_spec_for
@@ -25,10 +26,11 @@ pytestmark = pytest.mark.runtime
 GLUE = {
     "onnx": "Cast Constant Identity Shape Reshape QuantizeLinear DequantizeLinear Flatten",
     "tflite": "QUANTIZE DEQUANTIZE TRANSPOSE RESHAPE BROADCAST_TO",
+    "openvino": "Parameter Constant Result Convert Reshape",
     "mil": "const cast quantize dequantize constexpr_blockwise_shift_scale constexpr_affine_dequantize",
 }
 # What the converter has folded into the operator before it.
-FOLDED = {"onnx": "", "tflite": "RELU RELU6 ADD", "mil": "add"}
+FOLDED = {"onnx": "", "openvino": "", "tflite": "RELU RELU6 ADD", "mil": "add"}
 CASES = [
     ("jetson-nano", "tensorrt", "fp16"),
     ("jetson-xavier-nx", "tensorrt", "fp16"),
@@ -36,6 +38,7 @@ CASES = [
     ("raspberry-pi-5", "tflite", "fp32"),
     ("raspberry-pi-5", "tflite", "int8"),
     ("iphone-12", "coreml", "fp16"),
+    ("x86-avx2", "openvino", "fp32"),
 ]
 
 
@@ -80,6 +83,10 @@ def operators_in(artifact: Artifact, target: str) -> set[str]:
         (function,) = load_spec(str(path)).mlProgram.functions.values()
         (block,) = function.block_specializations.values()
         return {operation.type for operation in block.operations}
+    if target == "openvino":
+        import openvino
+
+        return {op.get_type_name() for op in openvino.Core().read_model(str(path)).get_ops()}
     if target == "tflite":
         return set(cost_of_file(path).operators)
     file = path / "model.onnx" if target == "tensorrt" else path
@@ -94,7 +101,7 @@ def test_files_have_the_operators_that_the_table_says(
     found = operators_in(exported(network(), profile, target, precision, tmp_path), target)
     kinds = trace_cost(network(), (1, 3, 8, 8)).operators
     told = {kind: written(kind, runtime, precision) for kind in kinds}  # type: ignore[arg-type]
-    vocabulary = {"tflite": "tflite", "coreml": "mil"}.get(target, "onnx")
+    vocabulary = vocabulary_of(target)
     assert found - set().union(*told.values()) <= set(GLUE[vocabulary].split())
     alternatives = {kind: names for kind, names in told.items() if kind in ("mean", "hardtanh", "split", "view")}
     assert all(names & found for names in alternatives.values()) or vocabulary != "onnx"
