@@ -25,9 +25,10 @@ _SAME = {
     "matmul": "bmm baddbmm", "addmm": "linear addmv", "softmax": "_softmax _safe_softmax",
     "log_softmax": "_log_softmax", "layer_norm": "native_layer_norm", "group_norm": "native_group_norm",
     "rms_norm": "_fused_rms_norm", "permute": "transpose t movedim", "max_pool2d": "max_pool2d_with_indices",
-    "clamp": "clamp_min clamp_max", "slice": "narrow", "split": "chunk unbind split_with_sizes",
+    "clamp": "clamp_min clamp_max", "avg_pool2d": "_adaptive_avg_pool2d", "slice": "narrow",
+    "split": "chunk unbind split_with_sizes",
     "view": "_unsafe_view reshape flatten squeeze unsqueeze", "where": "masked_fill", "norm": "linalg_vector_norm",
-    "prelu": "_prelu_kernel", "pixel_unshuffle": "im2col", "index_select": "index embedding",
+    "prelu": "_prelu_kernel", "index_select": "index embedding",
     "batch_norm": "native_batch_norm _native_batch_norm_legit_no_training cudnn_batch_norm _native_batch_norm_legit",
     "scaled_dot_product_attention": """_scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_attention_math
         _scaled_dot_product_flash_attention _scaled_dot_product_efficient_attention""",

@@ -94,7 +94,8 @@ def operators_of(recording: Recording, kernels: Iterable[Step]) -> set[str]:
         role = role_of(call.op)
         if call.folded or role in ("free", "batch_norm") or call.op in _NOWHERE:
             continue
-        found |= _convolutions(call) if role == "convolution" else {call.within or call.op}
+        whole = call.within if call.op == "mean" else ""
+        found |= _convolutions(call) if role == "convolution" else {whole or call.op}
     return found
 
 
