@@ -23,12 +23,11 @@ from edgekd.export.onnx_pool import pool_globally
 from edgekd.export.onnx_weights import with_int8_weights
 from edgekd.export.program import Source, load, rewritten, runnable
 from edgekd.export.request import ExportRequest, RefusedError
+from edgekd.targets.onnxruntime import opset_for as opset_of_target
 
 if TYPE_CHECKING:
     import onnx
 
-# Everything these graphs need exists at 18; a newer opset would only shut out older runtimes.
-DEFAULT_OPSET = 18
 TRACED_OPSET_MAX = 17
 # Operators that pass int8 codes through unchanged, so that an unsigned code stays an unsigned code.
 CODE_KEEPING = frozenset({"Reshape", "Transpose", "Flatten", "MaxPool", "Squeeze", "Unsqueeze"})
@@ -69,8 +68,7 @@ def opset_for(request: ExportRequest) -> int:
 
     Raises: RefusedError: int8 needs opset 13.
     """
-    cap = request.runtime.onnx_opset_max if request.runtime else None
-    opset = min(DEFAULT_OPSET, cap) if cap is not None else DEFAULT_OPSET
+    opset = opset_of_target(request.runtime)
     if request.precision in ("int8", "w8") and opset < QDQ_OPSET_MIN:
         raise RefusedError(f"{request.precision} needs ONNX opset {QDQ_OPSET_MIN}, the profile allows {opset}")
     return opset

@@ -19,16 +19,13 @@ from edgekd.export.request import ExportRequest, RefusedError
 from edgekd.export.tensorrt_probe import PACKAGE, build, report
 from edgekd.files import write_json
 from edgekd.targets import get_target
+from edgekd.targets.tensorrt import RTX_ARCHITECTURES, opset_for, version_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import onnx
 
-# Compute capabilities that TensorRT-RTX 1.7 builds for without the GPU present (measured), and its names for them.
-RTX_ARCHITECTURES = {"7.5": "SM75", "8.0": "SM80", "8.6": "SM86", "8.9": "SM89", "12.0": "SM120", "12.1": "SM121"}
-OPSET_DEFAULT = 17
-LAYER_NORM, LAYER_NORM_OPSET = (8, 6), 17  # TensorRT and ONNX opset that know LayerNormalization as one operator
 CAPABILITIES_WITHOUT_INT8 = frozenset({"5.3", "6.0", "6.2"})  # Jetson Nano, P100, TX2: no DP4A
 FP16_ONLY_ARCHITECTURES = frozenset({"SM75"})  # TensorRT-RTX refuses fp32 GEMM and Q/DQ there (measured, 1.7)
 
@@ -76,14 +73,8 @@ def onnx_model(request: ExportRequest, source: Source, *, typed_half: bool, floa
 
 
 def _opset(request: ExportRequest, source: Source) -> int:
-    """The default or the profile's; below 17 for a TensorRT that has no LayerNormalization (it came with 8.6)."""
-    cap = request.runtime.onnx_opset_max if request.runtime else None
-    opset = min(OPSET_DEFAULT, cap) if cap is not None else OPSET_DEFAULT
     names = {str(node.target) for node in source.program.graph.nodes if node.op == "call_function"}
-    has_norm = any("layer_norm" in name for name in names)
-    if has_norm and tensorrt_kit.version_of(request.runtime) < LAYER_NORM and rtx_architecture(request) is None:
-        return min(opset, LAYER_NORM_OPSET - 1)
-    return opset
+    return opset_for(request.runtime, layer_norm=any("layer_norm" in name for name in names))
 
 
 def _require_int8(request: ExportRequest) -> None:
@@ -93,7 +84,7 @@ def _require_int8(request: ExportRequest) -> None:
 
 
 def _kit(request: ExportRequest, source: Source) -> Artifact:
-    version = tensorrt_kit.version_of(request.runtime)
+    version = version_of(request.runtime)
     typed = version >= tensorrt_kit.STRONGLY_TYPED_ONLY
     int8 = request.precision == "int8"
     model = onnx_model(

@@ -7,20 +7,16 @@ Sources: NVIDIA's guide for migrating trtexec from 8.x to 10.x (--workspace beca
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
-from edgekd.errors import InputError
 from edgekd.export.request import ExportRequest
 from edgekd.files import write_text
-from edgekd.profile import RuntimeSupport
+from edgekd.targets.tensorrt import Version
 
-Version = tuple[int, int]
 MEMORY_POOLS: Version = (8, 4)
 SKIP_INFERENCE: Version = (8, 6)
 STORED_INT8_WEIGHTS: Version = (10, 0)
 STRONGLY_TYPED_ONLY: Version = (11, 0)
-DEFAULT_VERSION: Version = (10, 3)  # JetPack 6.1 and 6.2, where no profile says otherwise
 WORKSPACE_MIB_MAX = 1024
 
 HEAD = """#!/bin/sh
@@ -30,22 +26,6 @@ cd "$(dirname "$0")"
 TRTEXEC="${{TRTEXEC:-/usr/src/tensorrt/bin/trtexec}}"
 [ -x "$TRTEXEC" ] || TRTEXEC="$(command -v trtexec)" || {{ echo "trtexec not found: set TRTEXEC" >&2; exit 2; }}
 """
-
-
-def version_of(runtime: RuntimeSupport | None) -> Version:
-    """(major, minor) of the profile's TensorRT.
-
-    Raises: InputError: the profile's version is not a number.
-
-    >>> version_of(None)
-    (10, 3)
-    """
-    if runtime is None:
-        return DEFAULT_VERSION
-    numbers = re.match(r"(\d+)(?:\.(\d+))?", runtime.version)
-    if numbers is None:
-        raise InputError(f"TensorRT version '{runtime.version}'", where="profile", fix="write it as 8.2.1")
-    return int(numbers[1]), int(numbers[2] or 0)
 
 
 def write_scripts(folder: Path, request: ExportRequest, version: Version) -> None:

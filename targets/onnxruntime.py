@@ -6,6 +6,7 @@ Measured: affine activations rewritten to u8 run 17 of 17 QLinearConv at 1.9x fp
 
 from __future__ import annotations
 
+from edgekd.profile import RuntimeSupport
 from edgekd.targets.spec import QuantSpec, Scheme, Target
 
 _SCHEMES: tuple[Scheme, ...] = ("affine",)
@@ -22,3 +23,12 @@ TARGET = Target(
     schemes=_SCHEMES,
     quant=tuple(QUANT.values()),
 )
+
+# Everything the exported graphs need exists at 18; a newer opset would only shut out older runtimes.
+DEFAULT_OPSET = 18
+
+
+def opset_for(runtime: RuntimeSupport | None) -> int:
+    """The opset that is exported for a runtime: the default, or the profile's own where that is lower."""
+    cap = runtime.onnx_opset_max if runtime else None
+    return min(DEFAULT_OPSET, cap) if cap is not None else DEFAULT_OPSET

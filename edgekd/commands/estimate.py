@@ -180,10 +180,24 @@ def _facts(
         "kernels": len(cost.ops),
         "peak_activation_elements": cost.peak_activation_elements,
         "budgets": device.budgets.model_dump(include={"latency_p90_ms", "peak_memory_mib", "artifact_size_mib"}),
+        **_elsewhere(cost, device, asked),
+    }
+
+
+def _elsewhere(cost: GraphCost, device: HardwareProfile, asked: _Asked) -> dict[str, Any]:
+    """The operators that the runtime refuses or moves to another unit, as data and as sentences."""
+    from edgekd.targets.legality import explain, misfits
+
+    support = next((r for r in device.runtimes if (r.unit, r.target) == (asked.unit, asked.runtime)), None)
+    found = misfits(cost.operators, support, asked.precision, vocabulary=cost.vocabulary) if support else ()
+    return {
+        "operators_elsewhere": [misfit.model_dump() for misfit in found],
+        "warnings": [explain(misfit, support) for misfit in found if support],
     }
 
 
 def _print(facts: dict[str, Any]) -> None:
+    from rich.markup import escape
     from rich.table import Table
 
     latency, budgets = facts["latency"], facts["budgets"]
@@ -213,4 +227,12 @@ def _print(facts: dict[str, Any]) -> None:
         soft_wrap=True,
     )
     out.print(table)
+    for warning in facts["warnings"]:
+        out.print(f"warning: {escape(warning)}", soft_wrap=True)
+    ends = {misfit["to"] for misfit in facts["operators_elsewhere"]}
+    if "refused" in ends:
+        out.print("as it is the network does not run there: the figures are of one that would", soft_wrap=True)
+    elif ends:
+        told = f"the figures are as if all of it ran on the {facts['unit']}: nobody states what a switch of units costs"
+        out.print(told, soft_wrap=True)
     console.talk().print(f"{latency['provenance']}: predicted, not measured; measure before you decide", soft_wrap=True)

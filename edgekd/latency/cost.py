@@ -8,6 +8,7 @@ from pydantic import Field
 
 from edgekd.artifact import Frozen
 from edgekd.latency.vocabulary import role_of
+from edgekd.profile.operators import Vocabulary
 
 OpKind = Literal["conv", "depthwise", "linear", "pool", "add", "other"]
 
@@ -57,6 +58,8 @@ class GraphCost(Frozen):
     loops: the kernels that a compiler which does not fold into contractions (torch.compile) makes of all the rest:
     every chain of pointwise calls, norms and reductions is one loop nest. folded_*: work on weights alone (a weight
     standardisation, a position table), which only such a compiler repeats in every pass.
+    operators: every operator of the network in the words of `vocabulary`, those included that kernels have absorbed or
+    that move nothing: what a runtime may refuse (`edgekd.targets.legality`).
 
     >>> op = OpCost(kind="linear", name="fc", macs=640, read_elements=64, write_elements=10, weight_elements=650)
     >>> GraphCost(ops=(op, op), parameters=650, peak_activation_elements=74).macs
@@ -69,6 +72,8 @@ class GraphCost(Frozen):
     loops: tuple[OpCost, ...] = ()
     folded_macs: int = Field(default=0, ge=0)
     folded_elements: int = Field(default=0, ge=0)
+    operators: tuple[str, ...] = ()
+    vocabulary: Vocabulary = "aten"
 
     @property
     def macs(self) -> int:

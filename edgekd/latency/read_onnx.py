@@ -3,31 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from edgekd.errors import InputError
 from edgekd.latency.record import Call, Operand, Recording, no_static_shape
+from edgekd.profile.operators import DILATED, aten_names
 
-_SAME = """Relu relu|LeakyRelu leaky_relu|PRelu prelu|Clip clamp|Add add|Sub sub|Mul mul|Neg neg|Abs abs|Where where
-Min minimum|Max maximum|Equal eq|Less lt|Greater gt|Not logical_not|And logical_and|Or logical_or|Sign sign
-Floor floor|Round round|Ceil ceil|Mod fmod|HardSwish hardswish|HardSigmoid hardsigmoid|Sigmoid sigmoid|Swish silu
-Gelu gelu|FastGelu gelu|QuickGelu silu|Tanh tanh|Elu elu|Selu selu|Mish mish|Softplus softplus|Softsign softsign
-Erf erf|Div div|Reciprocal reciprocal|Pow pow|Sqrt sqrt|Exp exp|Log log|Sin sin|Cos cos
-BatchNormalization batch_norm|LayerNormalization layer_norm|GroupNormalization group_norm
-InstanceNormalization instance_norm|RMSNormalization rms_norm|SkipLayerNormalization layer_norm
-LRN local_response_norm|Softmax softmax|LogSoftmax log_softmax|ReduceMean mean|ReduceSum sum|ReduceMax amax
-ReduceMin amin|ReduceL2 norm|GlobalAveragePool mean|GlobalMaxPool amax|ArgMax argmax|CumSum cumsum|TopK topk
-AveragePool avg_pool2d|MaxPool max_pool2d|Transpose permute|Concat cat|Pad constant_pad_nd|Gather gather
-GatherElements gather|GatherND gather|ScatterND scatter|ScatterElements scatter|Tile repeat
-Resize upsample_bilinear2d|Upsample upsample_nearest2d|DepthToSpace pixel_shuffle|SpaceToDepth pixel_unshuffle
-Cast _to_copy|Einsum matmul|OneHot one_hot|Trilu tril|GridSample grid_sampler_2d|Reshape view|Flatten view
-Squeeze view|Unsqueeze view|Identity view|Expand view|Slice slice|Split split|Dropout view|QuantizeLinear view
-DequantizeLinear view|Conv convolution|FusedConv convolution|ConvTranspose convolution|QLinearConv convolution
-ConvInteger convolution|Gemm addmm|MatMul matmul|FusedMatMul matmul|QLinearMatMul matmul|MatMulInteger matmul
-QLinearAdd add|QLinearMul mul|QLinearGlobalAveragePool mean|QLinearConcat cat|QLinearSigmoid sigmoid|QGemm addmm
-Constant free|ConstantOfShape free|Shape free|Range free|Size free|EyeLike free"""
-_NAMES = dict(pair.split() for line in _SAME.splitlines() for pair in line.split("|"))
+_NAMES = aten_names("onnx")
 _CONV_INPUTS = {"QLinearConv": (0, 3, 8)}
 _MATRIX_INPUTS = {"QLinearMatMul": (0, 3), "QGemm": (0, 3, 6)}
 
@@ -59,7 +43,15 @@ class _Reader:
     def recording(self) -> Recording:
         calls = tuple(call for node in self._graph.node for call in self._calls(node))
         inputs = tuple(self._operand(i.name) for i in self._graph.input if i.name not in self._constants)
-        return Recording(calls, inputs, sum(math.prod(tensor.dims) for tensor in self._graph.initializer))
+        parameters = sum(math.prod(tensor.dims) for tensor in self._graph.initializer)
+        return Recording(calls, inputs, parameters, frozenset(self._operators()), "onnx")
+
+    def _operators(self) -> Iterator[str]:
+        for node in self._graph.node:
+            yield node.op_type
+            gaps = next((list(a.ints) for a in node.attribute if a.name == "dilations"), [])
+            if any(gap > 1 for gap in gaps):
+                yield node.op_type + DILATED
 
     def _calls(self, node: Any) -> list[Call]:
         names = [name for name in node.input if name]

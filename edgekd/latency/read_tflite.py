@@ -3,30 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from edgekd.errors import InputError, MissingExtraError
 from edgekd.latency.record import Call, Operand, Recording, no_static_shape
+from edgekd.profile.operators import DILATED, aten_names
 
-_SAME = """ADD add|SUB sub|MUL mul|NEG neg|ABS abs|MAXIMUM maximum|MINIMUM minimum|SQUARE square|SELECT where
-SELECT_V2 where|RELU relu|RELU6 relu6|RELU_N1_TO_1 hardtanh|RELU_0_TO_1 hardtanh|LEAKY_RELU leaky_relu|PRELU prelu
-FLOOR floor|ROUND round|CEIL ceil|SQUARED_DIFFERENCE sub|EQUAL eq|NOT_EQUAL ne|LESS lt|LESS_EQUAL le|GREATER gt
-GREATER_EQUAL ge|LOGICAL_AND logical_and|LOGICAL_OR logical_or|LOGICAL_NOT logical_not|SIGN sign
-FLOOR_DIV floor_divide|FLOOR_MOD remainder|HARD_SWISH hardswish|LOGISTIC sigmoid|TANH tanh|ELU elu|GELU gelu
-DIV div|POW pow|SQRT sqrt|RSQRT rsqrt|EXP exp|LOG log|SIN sin|COS cos|ATAN2 atan2|L2_NORMALIZATION rms_norm
-LOCAL_RESPONSE_NORMALIZATION local_response_norm|SOFTMAX softmax|LOG_SOFTMAX log_softmax|MEAN mean|SUM sum
-REDUCE_MAX amax|REDUCE_MIN amin|REDUCE_PROD prod|REDUCE_ANY any|REDUCE_ALL all|ARG_MAX argmax|ARG_MIN argmin
-CUMSUM cumsum|TOPK_V2 topk|AVERAGE_POOL_2D avg_pool2d|MAX_POOL_2D max_pool2d|L2_POOL_2D avg_pool2d
-TRANSPOSE permute|CONCATENATION cat|PACK stack|PAD constant_pad_nd|PADV2 constant_pad_nd
-MIRROR_PAD reflection_pad2d|GATHER gather|GATHER_ND gather|SCATTER_ND scatter|TILE repeat|BROADCAST_TO repeat
-RESIZE_BILINEAR upsample_bilinear2d|RESIZE_NEAREST_NEIGHBOR upsample_nearest2d|DEPTH_TO_SPACE pixel_shuffle
-SPACE_TO_DEPTH pixel_unshuffle|SPACE_TO_BATCH_ND pixel_unshuffle|BATCH_TO_SPACE_ND pixel_shuffle|CAST _to_copy
-REVERSE_V2 flip|ONE_HOT one_hot|EMBEDDING_LOOKUP embedding|DYNAMIC_UPDATE_SLICE slice_scatter|RESHAPE view
-SQUEEZE view|EXPAND_DIMS view|SLICE view|STRIDED_SLICE view|SPLIT view|SPLIT_V view|UNPACK view|QUANTIZE view
-DEQUANTIZE view|CONV_2D convolution|DEPTHWISE_CONV_2D convolution|TRANSPOSE_CONV convolution|FULLY_CONNECTED mm
-BATCH_MATMUL bmm|SHAPE free|FILL free|RANGE free|ZEROS_LIKE free|RANK free"""
-_NAMES = dict(pair.split() for line in _SAME.splitlines() for pair in line.split("|"))
+_NAMES = aten_names("tflite")
 
 
 def record_tflite(path: Path) -> Recording:
@@ -60,10 +45,20 @@ class _Reader:
     def recording(self) -> Recording:
         parameters = sum(math.prod(self._shape(index)) for index in self._constants)
         calls = tuple(call for operator in self._graph.operators for call in self._calls(operator))
-        return Recording(calls, tuple(self._operand(int(i)) for i in self._graph.inputs), parameters)
+        inputs = tuple(self._operand(int(i)) for i in self._graph.inputs)
+        return Recording(calls, inputs, parameters, frozenset(self._operators()), "tflite")
+
+    def _operators(self) -> Iterator[str]:
+        for operator in self._graph.operators:
+            yield self._builtin(operator)
+            if getattr(operator.builtinOptions, "dilationHFactor", 1) > 1:
+                yield self._builtin(operator) + DILATED
+
+    def _builtin(self, operator: Any) -> str:
+        return str(self._ops.get(self._codes[operator.opcodeIndex], "CUSTOM"))
 
     def _calls(self, operator: Any) -> list[Call]:
-        builtin = self._ops.get(self._codes[operator.opcodeIndex], "CUSTOM")
+        builtin = self._builtin(operator)
         reads = [int(i) for i in operator.inputs if i >= 0]
         writes = [int(i) for i in operator.outputs]
         op = _NAMES.get(builtin, builtin)

@@ -15,10 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch._guards import detect_fake_mode
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from edgekd.errors import InputError
+from edgekd.profile.operators import Vocabulary
 
 
 def no_static_shape(tensor: str, file: Path) -> InputError:
@@ -39,6 +41,7 @@ class Call(NamedTuple):
     """One operator call. attributes: numbers only, by ATen's argument names. view: relabels memory, moves nothing.
 
     folded: reads weights only, so a deployment runtime does it at build time (a compiler does it in every pass).
+    within: the operator that exporters see in its place, where ATen took one apart.
     """
 
     op: str
@@ -48,14 +51,39 @@ class Call(NamedTuple):
     where: str = ""
     view: bool = False
     folded: bool = False
+    within: str = ""
 
 
 class Recording(NamedTuple):
-    """A forward pass: its calls in order, the operands that came from outside, and the module's parameters."""
+    """A forward pass: its calls in order, the operands that came from outside, and the module's parameters.
+
+    operators: the names of a file's operators, in its own vocabulary; of a module they are read off its calls.
+    """
 
     calls: tuple[Call, ...]
     inputs: tuple[Operand, ...]
     parameters: int
+    operators: frozenset[str] = frozenset()
+    vocabulary: Vocabulary = "aten"
+
+
+class _WholePools(TorchFunctionMode):
+    """Knows which means are pools over whole images: ATen decomposes the pool before it dispatches the call."""
+
+    def __init__(self, recorder: _Recorder) -> None:
+        super().__init__()
+        self._recorder = recorder
+
+    def __torch_function__(
+        self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if not str(getattr(func, "__name__", "")).startswith("adaptive_avg_pool2d"):
+            return func(*args, **(kwargs or {}))
+        self._recorder.within = "adaptive_avg_pool2d"
+        try:
+            return func(*args, **(kwargs or {}))
+        finally:
+            self._recorder.within = ""
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -63,6 +91,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.calls: list[Call] = []
         self.where: list[str] = []
+        self.within = ""  # the composite operator that a call is a part of
         self._constants = {_storage(t) for t in [*module.parameters(), *module.buffers()]}
         self._alive: list[Any] = []  # a freed storage's address would be reused as another tensor's identity
 
@@ -92,6 +121,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 where=self.where[-1] if self.where else "",
                 view=view,
                 folded=folded,
+                within=self.within,
             )
         )
         made = {_storage(t) for t in writes}
@@ -170,6 +200,7 @@ def record_module(module: nn.Module, input_shape: tuple[int, ...]) -> Recording:
             image = torch.empty(input_shape)
             stack.enter_context(_named_calls(module, recorder.where))
             stack.enter_context(recorder)
+            stack.enter_context(_WholePools(recorder))
             module(image)
     except Exception as error:
         raise InputError(f"cannot run {type(module).__name__} on {input_shape}: {_last_line(error)}") from error

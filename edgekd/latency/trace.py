@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from torch import nn
@@ -11,8 +12,12 @@ from edgekd.latency.cost import GraphCost
 from edgekd.latency.fuse import fuse, loops, peak_live_elements
 from edgekd.latency.read_onnx import record_onnx
 from edgekd.latency.read_tflite import record_tflite
-from edgekd.latency.record import Recording, no_static_shape, record_module
-from edgekd.latency.steps import folded_work, steps_of
+from edgekd.latency.record import Call, Recording, no_static_shape, record_module
+from edgekd.latency.steps import Step, folded_work, steps_of
+from edgekd.latency.vocabulary import DEPTHWISE, TRANSPOSED, role_of
+from edgekd.profile.operators import DILATED
+
+_NOWHERE = frozenset({"detach", "alias", "lift_fresh", "lift_fresh_copy", "dropout", "native_dropout", "expand"})
 
 
 def trace_cost(module: nn.Module, input_shape: tuple[int, ...]) -> GraphCost:
@@ -73,4 +78,31 @@ def cost_of(recording: Recording) -> GraphCost:
         loops=tuple(nest.cost() for nest in loops(steps)),
         folded_macs=folded_macs,
         folded_elements=folded_elements,
+        operators=tuple(sorted(recording.operators or operators_of(recording, kernels))),
+        vocabulary=recording.vocabulary,
     )
+
+
+def operators_of(recording: Recording, kernels: Iterable[Step]) -> set[str]:
+    """The operators of a module's pass, as exporters see them, in ATen's names.
+
+    Convolutions are told apart as files do (depthwise, transposed, dilated). A batch norm counts where it is a kernel
+    of its own: exporters fold the others.
+    """
+    found = {kernel.op for kernel in kernels if kernel.role == "batch_norm"}
+    for call in recording.calls:
+        role = role_of(call.op)
+        if call.folded or role in ("free", "batch_norm") or call.op in _NOWHERE:
+            continue
+        whole = call.within if call.op == "mean" else ""
+        found |= _convolutions(call) if role == "convolution" else {whole or call.op}
+    return found
+
+
+def _convolutions(call: Call) -> set[str]:
+    weight, groups = call.reads[1].shape, int(call.attributes.get("groups", 1))
+    transposed = bool(call.attributes.get("transposed", False))
+    depthwise = not transposed and weight[1] == 1 and weight[0] > 1 and groups > 1
+    kind = TRANSPOSED if transposed else DEPTHWISE if depthwise else "convolution"
+    gaps = call.attributes.get("dilation") or [1]
+    return {kind, *([kind + DILATED] if max(gaps) > 1 else [])}

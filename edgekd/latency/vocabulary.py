@@ -45,6 +45,8 @@ _TABLE: dict[Role, str] = {
 }  # fmt: skip
 
 ROLES: dict[str, Role] = {op: role for role, ops in _TABLE.items() for op in ops.split()}
+# Not ATen's names: what files call apart from other convolutions.
+DEPTHWISE, TRANSPOSED = "depthwise_convolution", "transposed_convolution"
 POINTWISE = frozenset({"cheap", "costly", "batch_norm"})
 
 

@@ -19,6 +19,7 @@ from edgekd.pipeline.context import Context, Inputs
 from edgekd.pipeline.plan import Plan
 from edgekd.pipeline.pricing import Pricing, pricing_for
 from edgekd.pipeline.record import fingerprint
+from edgekd.pipeline.screening import Listed, Pool, screen
 from edgekd.pipeline.spaces import stage_spaces, task_of
 from edgekd.students import AnySpec, Infeasible, Limits, PrunedSpec, Selection, ZooSpec, build
 from edgekd.students import merged as merge
@@ -29,6 +30,7 @@ from edgekd.students.spaces import pruned, zoo
 
 # Macs are bounded by the teacher's; a black box has none to go by.
 MACS_WITHOUT_TEACHER = 1_000_000_000
+_COUNTS_FORMAT = 2  # of the kept costs: 2 has their operators
 _WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 _OPTIONS = {
     "latency_p90_ms": "--latency-ms",
@@ -44,26 +46,32 @@ def choose(inputs: Inputs | Context, plan: Plan, *, tighten: float = 1.0) -> Sel
 
     tighten: measured over predicted latency, as far as it is known (a correction). Times are multiplied by it, or by
     the upper end of the prediction's interval where that is more, before they are held against the budgets.
-    Raises: InputError: nothing fits; the cheapest candidate and what it misses are named. Or a space does not apply.
+    Raises: InputError: nothing fits; the cheapest candidate and what it misses are named. Or the first runtime refuses
+    an operator of every candidate. Or a space does not apply.
     """
-    spaces, pricing = stage_spaces(inputs, plan), pricing_for(inputs, plan)
-    allowed = limits(inputs, plan)
-    found = []
-    for name in plan.spaces:
-        margin = max(tighten, pricing.high(of_stages=name in spaces)) / (1 - plan.budgets.thermal_headroom)
-        kept = allowed.model_copy(update={"time_margin": margin})
-        if name in spaces:
-            found.append(search_space(spaces[name], cost=pricing.stages, limits=kept, seed=inputs.seed))
-        else:
-            found.append(_from_list(name, inputs, pricing, kept))
-    answer = merge(found)
-    if isinstance(answer, Infeasible):
-        raise InputError(
-            f"{answer.explain()} ({pricing.provenance})",
-            where=f"budgets of profile '{inputs.profile.name}'",
-            fix=f"raise the first: {_OPTIONS[answer.binding]}",
-        )
-    return answer
+    pricing, allowed = pricing_for(inputs, plan), limits(inputs, plan)
+    screened = screen(_pools(inputs, plan, pricing), inputs, plan)
+    for pools, left_out in screened.rounds():
+        found = []
+        for pool in pools:
+            margin = max(tighten, pricing.high(of_stages=pool.space is not None)) / (1 - plan.budgets.thermal_headroom)
+            kept = allowed.model_copy(update={"time_margin": margin})
+            found.append(_best_of(pool, pricing, kept, inputs.seed))
+        answer = merge(found)
+        if isinstance(answer, Selection):
+            return answer.model_copy(update={"left_out": left_out})
+        nearest = answer
+    raise InputError(
+        f"{nearest.explain()} ({pricing.provenance})",
+        where=f"budgets of profile '{inputs.profile.name}'",
+        fix=f"raise the first: {_OPTIONS[nearest.binding]}",
+    )
+
+
+def _best_of(pool: Pool, pricing: Pricing, allowed: Limits, seed: int) -> Selection | Infeasible:
+    if pool.space is not None:
+        return search_space(pool.space, cost=pricing.stages, limits=allowed, seed=seed)
+    return select_listed([(one.spec, one.figures) for one in pool.listed], limits=allowed)
 
 
 def limits(inputs: Inputs | Context, plan: Plan) -> Limits:
@@ -92,20 +100,26 @@ def student_module(inputs: Inputs | Context, spec: AnySpec) -> nn.Module:
     return build(spec)
 
 
-def _from_list(name: str, inputs: Inputs | Context, pricing: Pricing, allowed: Limits) -> Selection | Infeasible:
+def _pools(inputs: Inputs | Context, plan: Plan, pricing: Pricing) -> list[Pool]:
+    spaces = stage_spaces(inputs, plan)
+    return [Pool(name, spaces[name]) if name in spaces else _listed(name, inputs, pricing) for name in plan.spaces]
+
+
+def _listed(name: str, inputs: Inputs | Context, pricing: Pricing) -> Pool:
     specs: Sequence[AnySpec]
     specs = _pruned_specs(inputs) if name == pruned.NAME else zoo.specs(task_of(inputs), weights=_zoo_weights(inputs))
     listed, reason = [], ""
     for spec in specs:
         try:
-            totals = pricing.totals(_counted(inputs, spec), spec.image_size)
+            cost = _counted(inputs, spec)
+            figures = pricing.graphs.figures(pricing.totals(cost, spec.image_size))
         except EdgekdError as error:
             reason = reason or str(error)  # an old timm lacks a network, a small image is too small for another
             continue
-        listed.append((spec, pricing.graphs.figures(totals)))
+        listed.append(Listed(spec, figures, cost.operators))
     if not listed:
         raise InputError(f"not one student can be built; the first: {reason}", where=f"space '{name}'")
-    return select_listed(listed, limits=allowed)
+    return Pool(name, None, tuple(listed))
 
 
 def _counted(inputs: Inputs | Context, spec: AnySpec) -> GraphCost:
@@ -115,7 +129,8 @@ def _counted(inputs: Inputs | Context, spec: AnySpec) -> GraphCost:
         return trace_cost(student_module(inputs, spec), shape)
     bare = spec.model_copy(update={"weights": None})
     versions = [importlib.metadata.version(name) for name in ("torch", "torchvision", "timm", "edgekd")]
-    file = default_cache().parent / "counts" / f"{fingerprint([bare.model_dump(), versions])[:24]}.json"
+    key = fingerprint([bare.model_dump(), versions, _COUNTS_FORMAT])[:24]
+    file = default_cache().parent / "counts" / f"{key}.json"
     try:
         return GraphCost.model_validate(read_json(file))
     except (OSError, ValueError, EdgekdError):

@@ -66,7 +66,7 @@ def make_plan(
     name is not installed (a default target that is not installed is refused with the reason instead).
     """
     precision = _precision(profile, settings)
-    scheme = (profile.quantisation.scheme or "affine") if precision == "int8" else None
+    scheme = _scheme(profile, targets[profile.primary.target]) if precision == "int8" else None
     names = settings.targets or tuple(n for n in targets if n != "null")
     planned = tuple(
         _plan_target(targets[name], profile, precision, scheme, asked=name in settings.targets) for name in names
@@ -81,7 +81,6 @@ def make_plan(
         *_quantise_reason(precision, scheme, settings),
         f"{epochs} epochs of {train_images} images: "
         + ("as asked" if settings.training.epochs else f"about {DEFAULT_IMAGES_SEEN} images seen"),
-        *_fallback_reasons(profile.primary),
         *_heat_reason(profile.budgets),
         *([f"teacher: {teacher}"] if teacher else []),
         *_search_reason(candidates, settings.search_epochs or default_search_epochs(epochs)),
@@ -104,10 +103,6 @@ def make_plan(
         search_epochs=settings.search_epochs or default_search_epochs(epochs),
         reasons=reasons,
     )
-
-
-def _fallback_reasons(runtime: RuntimeSupport) -> tuple[str, ...]:
-    return tuple(f"not on the {runtime.unit}: {', '.join(f.ops)} -> {f.to} ({f.why})" for f in runtime.fallbacks)
 
 
 def _heat_reason(budgets: Budgets) -> tuple[str, ...]:
@@ -174,6 +169,22 @@ def _precision(profile: HardwareProfile, settings: Settings) -> Precision:
             fix=f"leave --precision out, or use {profile.quantisation.preferred_precision}",
         )
     return wanted
+
+
+def _scheme(profile: HardwareProfile, primary: Target) -> Scheme:
+    """The int8 activations that the profile asks for, else the first that its first runtime takes.
+
+    Raises: InputError: that runtime takes no int8, or not with the activations that the profile asks for.
+    """
+    legal = [scheme for scheme in primary.schemes if scheme in (profile.primary.schemes or primary.schemes)]
+    wanted = profile.quantisation.scheme or next(iter(legal), None)
+    if wanted is not None and wanted in legal:
+        return wanted
+    takes = f"int8 with {' or '.join(legal)} activations" if legal else "no int8"
+    what = f"{primary.title} takes {takes} on this device" + (f", not {wanted}" if legal else "")
+    raise InputError(
+        what, where=f"profile '{profile.name}'", fix="correct [quantisation] scheme, or use --precision fp16"
+    )
 
 
 def _plan_target(

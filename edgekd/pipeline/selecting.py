@@ -23,10 +23,12 @@ from edgekd.pipeline.halving import halve
 from edgekd.pipeline.plan import Plan
 from edgekd.pipeline.pricing import Pricing, pricing_for
 from edgekd.pipeline.quantising import quant_spec
+from edgekd.pipeline.screening import chosen_reasons, screening_reasons
 from edgekd.pipeline.settings import Settings
 from edgekd.pipeline.trials import TRIAL_IMAGES, diverse, measured_selection, trial_reasons
 from edgekd.quant import export_float, ptq, save_program
 from edgekd.students import AnySpec, Candidate, Selection
+from edgekd.targets.legality import misfits
 
 
 def select(context: Context) -> tuple[dict[str, Any], list[Path]]:
@@ -60,6 +62,8 @@ def document(inputs: Inputs | Context, plan: Plan, selection: Selection, setting
     """The selection and the advice how to teach it, as plain data."""
     chosen = selection.chosen
     spec, figures = chosen.spec, chosen.figures
+    runtime, cost = inputs.profile.primary, student_cost(inputs, spec)
+    moved = misfits(cost.operators, runtime, plan.precision)
     advice = advise(advising.situation_of(inputs, settings, spec)).model_dump(mode="json")
     return {
         "spec": spec.model_dump(mode="json"),
@@ -75,13 +79,17 @@ def document(inputs: Inputs | Context, plan: Plan, selection: Selection, setting
             for c in dict.fromkeys([*selection.top, *(c for c in selection.front if c not in selection.top)])
         ],
         "front": [_candidate(c) for c in selection.front],
-        "predicted": predictions(inputs, plan, spec),
+        "left_out": [one.model_dump(mode="json") for one in selection.left_out],
+        "operators_elsewhere": [one.model_dump(mode="json") for one in moved],
+        "predicted": predictions(inputs, plan, spec, cost),
         "reasons": [
             f"student: {summary(spec.model_dump())}; the largest capacity among {selection.considered} students of "
             f"{', '.join(plan.spaces)}, {selection.method}, at most {plan.budgets.teacher_macs_fraction:.3g} of the "
             "teacher's MACs",
             *_resolution(inputs, spec),
             *_margin(selection),
+            *screening_reasons(selection.left_out, runtime),
+            *chosen_reasons(moved, runtime),
         ],
         "advice": advice,
         "teaching": advising.lines(advice, settings),
@@ -137,12 +145,16 @@ def _stage(stage: dict[str, Any]) -> str:
     return f"{stage['block']} {size}x{size} e{stage['expansion']}{gate} {stage['channels']}x{stage['depth']}"
 
 
-def predictions(inputs: Inputs | Context, plan: Plan, spec: AnySpec) -> list[dict[str, Any]]:
+def student_cost(inputs: Inputs | Context, spec: AnySpec) -> GraphCost:
+    """The traced cost of a student at the size of its input."""
+    shape = inputs.dataset.at(spec.image_size).preprocessing.shape
+    return trace_cost(student_module(inputs, spec).eval(), (1, *shape))
+
+
+def predictions(inputs: Inputs | Context, plan: Plan, spec: AnySpec, cost: GraphCost) -> list[dict[str, Any]]:
     """Latency, memory and size of the student, and latency of the teacher, on the profile's device: never measured."""
     profile = inputs.profile
     pricing = pricing_for(inputs, plan)
-    student = student_module(inputs, spec)
-    cost = trace_cost(student.eval(), (1, *inputs.dataset.at(spec.image_size).preprocessing.shape))
     latency, p90 = pricing.estimate(spec, cost), pricing.cost.p90_over_p50
     memory = estimate_memory_mib(cost, plan.precision, profile.primary.target)
     size = estimate_size_mib(cost, plan.precision)

@@ -10,11 +10,12 @@ from functools import cache
 from importlib.metadata import entry_points
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from edgekd.artifact import DevicePrecision, Frozen, Precision
 from edgekd.errors import InputError, did_you_mean
 from edgekd.profile.agreement import disagreements
+from edgekd.profile.operators import is_operator, unknown_operator
 
 # Strongest first. third-party: a table that is not the vendor's; fitted: to published measurements; assumed: a choice.
 Confidence = Literal["measured", "datasheet", "vendor", "fitted", "derived", "third-party", "assumed", "recalled"]
@@ -93,7 +94,10 @@ class ComputeUnit(Table):
 
 
 class Fallback(Table):
-    """Operators that a runtime does not run on its unit: where they go instead, and why that is known."""
+    """Operators that a runtime does not run on its unit: where they go instead, and why that is known.
+
+    ops: in the words of the runtime's own format (`edgekd.profile.operators`).
+    """
 
     ops: tuple[Text, ...] = Field(min_length=1)
     to: Literal["cpu", "gpu", "npu", "refused"]
@@ -131,6 +135,16 @@ class RuntimeSupport(Table):
         if target not in known:
             raise ValueError(f"no such target; {did_you_mean(target, known)}")
         return target
+
+    @field_validator("fallbacks")
+    @classmethod
+    def _operators_exist(cls, fallbacks: tuple[Fallback, ...], info: ValidationInfo) -> tuple[Fallback, ...]:
+        target = info.data.get("target")  # absent where it is wrong itself
+        names = [name for fallback in fallbacks for name in fallback.ops] if target is not None else []
+        unknown = [unknown_operator(name, str(target)) for name in names if not is_operator(name, str(target))]
+        if unknown:
+            raise ValueError("\n".join(unknown))
+        return fallbacks
 
     def takes(self, precision: Precision) -> bool:
         """Whether a precision is legal here; w8 computes in float, so it is where float is."""

@@ -4,8 +4,9 @@ from edgekd.students.costs import CostModel, Prices, capacity_score, figures_of,
 from edgekd.students.layers import Layer, Part, layers_of, parts_of
 from edgekd.students.modules import build
 from edgekd.students.network import StudentNet
+from edgekd.students.operators import space_operators, student_operators, without
 from edgekd.students.search import merged, search, select
-from edgekd.students.selection import Candidate, Figures, Infeasible, Limits, Selection
+from edgekd.students.selection import Candidate, Figures, Infeasible, LeftOut, Limits, Selection
 from edgekd.students.space import StageSpace
 from edgekd.students.spec import AnySpec, PrunedSpec, StageSpec, StudentSpec, ZooSpec, parse_spec, read_spec
 
@@ -16,6 +17,7 @@ __all__ = [
     "Figures",
     "Infeasible",
     "Layer",
+    "LeftOut",
     "Limits",
     "Part",
     "Prices",
@@ -36,5 +38,8 @@ __all__ = [
     "read_spec",
     "search",
     "select",
+    "space_operators",
+    "student_operators",
+    "without",
     "work_of",
 ]

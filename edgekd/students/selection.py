@@ -8,6 +8,7 @@ from pydantic import Field
 
 from edgekd.artifact import Frozen
 from edgekd.students.spec import AnySpec
+from edgekd.targets.legality import Misfit
 
 _TIMES = ("latency_p90_ms", "energy_mj")
 
@@ -82,11 +83,20 @@ class Candidate(Frozen):
     score: float
 
 
+class LeftOut(Frozen):
+    """Students of a space that were not searched because of an operator: refused, or avoided as it leaves the unit."""
+
+    space: str
+    students: int
+    misfit: Misfit
+
+
 class Selection(Frozen):
     """The best candidates that keep every limit, best first.
 
     considered: how many students the space holds; fitting: how many of those looked at one by one keep the limits.
     front: fastest first, each of higher capacity than any faster one found. method: how the search was done.
+    left_out: who is not among `considered`, one entry for each space and operator.
     """
 
     top: tuple[Candidate, ...] = Field(min_length=1)
@@ -95,6 +105,7 @@ class Selection(Frozen):
     fitting: int
     front: tuple[Candidate, ...] = ()
     method: str = ""
+    left_out: tuple[LeftOut, ...] = ()
 
     @property
     def chosen(self) -> Candidate:

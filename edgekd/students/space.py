@@ -80,9 +80,13 @@ class StageSpace:
             channels=body.channels[number], stride=body.strides[number], **choice._asdict()
         )
 
+    def without_stages(self, body: Body) -> StudentSpec:
+        """What a body fixes: the spec of stem and head, with no stages between them."""
+        return self._spec(body, ())
+
     def ends(self, body: Body, prices: Prices) -> Totals:
         """Totals of stem and head, the same whatever the stages choose."""
-        spec, size = self._spec(body, ()), -(-body.image_size // body.stem_stride)
+        spec, size = self.without_stages(body), -(-body.image_size // body.stem_stride)
         for stride in body.strides:
             size = -(-size // stride)
         return total([prices.part(stem_part(spec)), prices.part(head_part(spec, body.channels[-1], size))])

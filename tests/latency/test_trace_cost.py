@@ -141,3 +141,19 @@ def test_a_network_that_does_not_exist_names_the_nearest() -> None:
         build_named("torchvision:resnet81")
     with pytest.raises(InputError, match="write torchvision:NAME or timm:NAME"):
         build_named("resnet18")
+
+
+def test_operators_are_those_that_exporters_see_whatever_fusion_makes_of_them() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Hardswish(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    cost = trace_cost(net, (1, 3, 8, 8))
+    assert cost.operators == ("adaptive_avg_pool2d", "convolution", "hardswish", "view")
+    pooled = trace_cost(nn.AdaptiveAvgPool2d(2), (1, 3, 8, 8))
+    assert pooled.operators == ("_adaptive_avg_pool2d",)
+    kinds = [nn.Conv2d(8, 8, 3, groups=8, dilation=2), nn.ConvTranspose2d(8, 4, 2)]
+    assert [trace_cost(conv, (1, 8, 8, 8)).operators for conv in kinds] == [
+        ("depthwise_convolution", "depthwise_convolution (dilated)"),
+        ("transposed_convolution",),
+    ]
+    alone = trace_cost(nn.Sequential(nn.BatchNorm2d(3), nn.ReLU()), (1, 3, 8, 8)).operators
+    assert len(alone) == 2
+    assert "batch_norm" in alone[0]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+import torch
 import typer
 from typer.testing import CliRunner
 
@@ -185,3 +186,28 @@ def test_a_directory_without_a_student_says_so(tmp_path: Path) -> None:
     assert "no student.json in this directory" in str(refusal("estimate", str(tmp_path), "-p", "jetson-nano"))
     write_text(tmp_path / "student.json", "{}")
     assert "not a student (image_size: Field required)" in str(refusal("estimate", str(tmp_path), "-p", "jetson-nano"))
+
+
+def test_estimate_names_the_operators_that_leave_the_unit_with_the_profiles_reason() -> None:
+    swin = ("estimate", "torchvision:swin_t", "--profile", "iphone-12")
+    (found,) = json.loads(stdout(*swin, "--json"))["operators_elsewhere"]
+    assert (found["operator"], found["kinds"], found["to"]) == ("gather", ["roll"], "cpu")
+    text = stdout(*swin)
+    assert "warning: gather (of roll) leaves the npu for the cpu in coreml 9 (known not to run" in text
+    assert "the figures are as if all of it ran on the npu" in text
+
+
+def test_estimate_says_that_a_file_with_a_refused_operator_does_not_run(tmp_path: Path) -> None:
+    file = tmp_path / "mobile.onnx"
+    module = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.Hardswish())
+    torch.onnx.export(module.eval(), (torch.zeros(1, 3, 16, 16),), str(file), opset_version=17, dynamo=False)
+    asked = ("estimate", str(file), "--profile")
+    text = stdout(*asked, "jetson-nano")
+    assert "warning: HardSwish is refused by tensorrt 8.2.1 on the gpu (operators of ONNX opsets above 13" in text
+    assert "as it is the network does not run there" in text
+    assert json.loads(stdout(*asked, "jetson-orin-nano", "--json"))["warnings"] == []
+
+
+def test_a_runtime_without_fallbacks_gives_no_warning() -> None:
+    facts = json.loads(stdout("estimate", "torchvision:swin_t", "--profile", "raspberry-pi-5", "--json"))
+    assert (facts["warnings"], facts["operators_elsewhere"]) == ([], [])
