@@ -7,7 +7,8 @@ The same float program, the same calibration images and the same evaluated image
 (static_wi8_ai8), ONNX Runtime (`quantize_static`, QDQ, u8 activations, per channel, MinMax) and NNCF (its default).
 The calibration sets are disjoint; a set is evaluated on images that are not in it. Per set: top-1 agreement with the
 float artifact in the same runtime and, where the images have labels, the accuracy. Tests are paired (exact McNemar, all
-sets pooled). Latency: one thread, interleaved, fresh processes.
+sets pooled). Latency: one thread, interleaved, fresh processes. `--trained exports/NAME-001`: the int8 files of an
+`edgekd export --qat-epochs E` of the same network are evaluated beside the first set.
 """
 
 from __future__ import annotations
@@ -35,12 +36,14 @@ from edgekd.export import export_one
 from edgekd.export.request import ExportRequest
 from edgekd.files import write_json
 from edgekd.pipeline.model_export.programs import idle_settings
+from edgekd.pipeline.model_export.result import ExportDocument
 from edgekd.quant import load_program, ptq, save_program
 from edgekd.runtimes import logits, open_model_file, open_session
 from edgekd.targets import get_target, quant_spec_for
 
 Array = npt.NDArray[np.float32]
 RUNTIMES = ("tflite", "onnxruntime", "openvino")
+TRAINED = "edgekd, trained"
 TOOLS = {"tflite": "ai-edge-quantizer", "onnxruntime": "ORT quantize_static", "openvino": "NNCF"}
 
 
@@ -53,6 +56,7 @@ def main() -> int:
     data = images_of(options)
     floats = {name: edgekd_artifact(options.program, name, "fp32", work / f"float-{name}") for name in RUNTIMES}
     expected = {name: outputs_of(artifact, data.images) for name, artifact in floats.items()}
+    trained = trained_artifacts(options.trained) if options.trained else {}
     rows, files = [], {}
     for index, (calibration, evaluated) in enumerate(data.sets):
         for runtime in RUNTIMES:
@@ -60,6 +64,8 @@ def main() -> int:
                 "edgekd": by_edgekd(options.program, runtime, calibration, work / f"edgekd-{index}"),
                 TOOLS[runtime]: BY_TOOL[runtime](floats[runtime], calibration, work / f"tool-{index}-{runtime}"),
             }
+            if index == 0 and runtime in trained:
+                made[TRAINED] = trained[runtime]
             for tool, artifact in made.items():
                 files.setdefault(f"{runtime}, {tool}", artifact)
                 answers = outputs_of(artifact, data.images[evaluated]).argmax(1)
@@ -75,7 +81,8 @@ def main() -> int:
         "float_accuracy": None
         if data.labels is None
         else {r: float((e.argmax(1) == data.labels).mean()) for r, e in expected.items()},
-        "paired": [paired(rows, runtime) for runtime in RUNTIMES],
+        "paired": [paired(rows, runtime, "edgekd") for runtime in RUNTIMES]
+        + [paired(rows, runtime, TRAINED) for runtime in RUNTIMES if runtime in trained],
         "latency": latency(floats, files) if options.latency else None,
     }
     write_json(out, document)
@@ -95,6 +102,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--calibration-images", type=int, default=300)
     parser.add_argument("--calibration-sets", type=int, default=1)
     parser.add_argument("--evaluated", type=int, default=2000, help="test images of an .npz")
+    parser.add_argument("--trained", type=Path, help="folder of an export whose int8 programs were trained on")
     parser.add_argument("--latency", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--out", type=Path, required=True)
     return parser.parse_args()
@@ -152,6 +160,13 @@ def edgekd_artifact(program: Path, target: str, precision: Any, out: Path) -> Ar
     """A program through edgekd's own exporter."""
     request = ExportRequest(target=target, precision=precision, program=program, out=out)
     return export_one(request, log=out.with_suffix(".log"))
+
+
+def trained_artifacts(folder: Path) -> dict[str, Artifact]:
+    """int8 files of an export by runtime."""
+    document = ExportDocument.model_validate_json((folder / "export.json").read_text(encoding="utf-8"))
+    files = {row.target: row.artifact for row in document.rows if row.precision == "int8" and row.artifact is not None}
+    return {target: file.model_copy(update={"path": folder / file.path}) for target, file in files.items()}
 
 
 def by_edgekd(program: Path, runtime: str, calibration: Array, folder: Path) -> Artifact:
@@ -262,16 +277,18 @@ def row_of(tool: str, runtime: str, index: int, **found: Any) -> dict[str, Any]:
     }
 
 
-def paired(rows: list[dict[str, Any]], runtime: str) -> dict[str, Any]:
-    """edgekd against the runtime's tool, image by image, all calibration sets pooled."""
+def paired(rows: list[dict[str, Any]], runtime: str, ours_is: str) -> dict[str, Any]:
+    """edgekd against the runtime's tool, image by image, all calibration sets that both have pooled."""
     key = "right" if rows[0]["right"] is not None else "agrees"
+    of_runtime = [row for row in rows if row["runtime"] == runtime]
+    sets = {row["calibration_set"] for row in of_runtime if row["tool"] == ours_is}
     ours, theirs = (
-        np.concatenate([row[key] for row in rows if (row["runtime"], row["tool"]) == (runtime, tool)])
-        for tool in ("edgekd", TOOLS[runtime])
+        np.concatenate([row[key] for row in of_runtime if row["tool"] == tool and row["calibration_set"] in sets])
+        for tool in (ours_is, TOOLS[runtime])
     )
     wins, losses = int((ours & ~theirs).sum()), int((theirs & ~ours).sum())
     p = binomtest(wins, wins + losses).pvalue if wins + losses else 1.0
-    means = {"edgekd": float(ours.mean()), TOOLS[runtime]: float(theirs.mean())}
+    means = {ours_is: float(ours.mean()), TOOLS[runtime]: float(theirs.mean())}
     return {"runtime": runtime, "of": key, **means, "wins": wins, "losses": losses, "p": float(p)}
 
 
