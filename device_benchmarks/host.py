@@ -73,7 +73,16 @@ def cpu_model() -> str:
 
 def cpu_flags() -> frozenset[str]:
     """Instruction set extensions by the kernel's names (x86: avx512_vnni, amx_int8; ARM: asimddp); empty off Linux."""
-    for line in (device_state.text(str(PROC / "cpuinfo")) or "").splitlines():
+    return flags_in(device_state.text(str(PROC / "cpuinfo")) or "")
+
+
+def flags_in(cpuinfo: str) -> frozenset[str]:
+    """The instruction set extensions of the first core in the text of /proc/cpuinfo.
+
+    >>> sorted(flags_in("processor : 0\\nFeatures : fp asimddp\\n"))
+    ['asimddp', 'fp']
+    """
+    for line in cpuinfo.splitlines():
         if line.startswith(("flags", "Features")):
             return frozenset(line.partition(":")[2].split())
     return frozenset()
