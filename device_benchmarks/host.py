@@ -13,6 +13,7 @@ from edgekd.device_benchmarks import device_state
 
 SYS = Path("/sys")
 PROC = Path("/proc")
+RUNTIMES = ("ai-edge-litert", "tflite-runtime", "onnxruntime", "openvino")
 
 
 class HostState(Frozen):
@@ -48,6 +49,11 @@ class HostState(Frozen):
     thermal_status: int | None = None
     clocks: str | None = None
     emulated: bool = False
+
+    @property
+    def runtimes(self) -> str:
+        """The runtimes with their versions, for a line; "" where there are none, or they are not told."""
+        return ", ".join(f"{name} {self.versions[name]}" for name in RUNTIMES if name in self.versions)
 
 
 def host_state() -> HostState:

@@ -152,8 +152,7 @@ def reach(settings: Settings, profile: HardwareProfile) -> tuple[str, ...]:
     why_not = why_not or (EMULATED if state.emulated else "")
     if why_not:
         raise InputError(why_not, where=f"--on {named.name}")
-    version = ", ".join(f"{name} {number}" for name, number in state.versions.items())
-    what = ", ".join(part for part in (state.device_model, state.cpu_model, state.kernel, version) if part)
+    what = ", ".join(part for part in (state.device_model, state.cpu_model, state.kernel, state.runtimes) if part)
     return (f"attached: {named.name} ({what})", *unlike)
 
 
