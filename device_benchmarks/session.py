@@ -121,7 +121,7 @@ class DeviceSession:
             found = self._remote.run(["sh", "-c", 'command -v "$0"', self.device.trtexec], timeout_s=STATE_TIMEOUT_S)
             return "" if found.returncode == 0 else f"no {self.device.trtexec} there; name it in the devices file"
         if self.by_benchmark_model:
-            return "" if target == "tflite" else "benchmark_model runs .tflite files only"
+            return self._benchmark_why_not(target)
         if target not in device_runner.RUNTIMES:
             known = ", ".join((*device_runner.RUNTIMES, "tensorrt"))
             return f"files of '{target}' are not measured on a device (those of {known} are)"
@@ -237,6 +237,12 @@ class DeviceSession:
         if name not in self._pushed:
             self._pushed[name] = self._remote.push_bytes(example_image(shape, spec.holds).tobytes(), name)
         return self._pushed[name]
+
+    def _benchmark_why_not(self, target: str) -> str:
+        tool = self.device.benchmark_model
+        if target != "tflite":
+            return "benchmark_model runs .tflite files only"
+        return "" if tool is not None and tool.is_file() else f"no benchmark_model at {tool}; download or build it"
 
     def _benchmark_files(self, artifact: Artifact) -> tuple[str, str]:
         tool = self.device.benchmark_model

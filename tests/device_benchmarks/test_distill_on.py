@@ -23,6 +23,7 @@ from edgekd.device_benchmarks import schedule
 from edgekd.device_benchmarks.devices import Device
 from edgekd.device_benchmarks.schedule import Schedule
 from edgekd.device_benchmarks.session import DeviceSession
+from edgekd.device_benchmarks.transports import parse_device
 from edgekd.errors import InputError
 from edgekd.pipeline import api, record, trials
 from edgekd.pipeline.attached import Attached, reach
@@ -175,6 +176,7 @@ def attached_to(device: Device, profile: Any, **settings: Any) -> Attached:
 
 @pytest.mark.slow
 @pytest.mark.runtime
+@pytest.mark.timeout(1200)
 @pytest.mark.usefixtures("quick")
 def test_a_board_that_gets_hot_is_given_another_student_and_one_that_goes_loses_nothing(
     board: Device, sshd: Any, tmp_path: Path, tiny_dataset: Dataset, nothing_left: Callable[[Path], bool]
@@ -294,6 +296,15 @@ def test_what_a_device_can_run_is_asked_of_the_device(board: Device) -> None:
         assert session.why_not("tensorrt") == "no /usr/src/tensorrt/bin/trtexec there; name it in the devices file"
         assert session.why_not("coreml").startswith("files of 'coreml' are not measured on a device")
         assert session.cpu_flags()
+
+
+def test_googles_tool_runs_one_kind_of_file_and_has_to_be_there(tmp_path: Path) -> None:
+    tool = tmp_path / "benchmark_model"
+    phone = DeviceSession(Device(name="phone", address=parse_device("adb:R58M"), benchmark_model=tool))
+    assert phone.why_not("onnxruntime") == "benchmark_model runs .tflite files only"
+    assert phone.why_not("tflite") == f"no benchmark_model at {tool}; download or build it"
+    tool.touch()
+    assert phone.why_not("tflite") == ""
 
 
 def test_what_a_runtime_prints_when_imported_is_no_refusal(board: Device, tmp_path: Path) -> None:
