@@ -88,11 +88,8 @@ def _on_device(context: Context, export: Plain) -> dict[str, Any] | None:
     found = who.measure(
         artifacts, pairs=[pair for _, pair in pairs], on_progress=_progress(context, f"measuring on {who.name}")
     )
-    for line in (
-        *found.unlike,
-        *found.notes,
-        *([f"not measured on {who.name}: {found.reason}"] if found.reason else []),
-    ):
+    failed = [f"not measured on {who.name}: {found.reason}; --resume tries again"] if found.reason else []
+    for line in (*found.unlike, *found.notes, *failed):
         context.events.note(line)
     if found.set is not None:
         _tell(context, found.set, f" on {who.name}")

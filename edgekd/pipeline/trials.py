@@ -59,7 +59,7 @@ def measured(context: Context, candidates: Sequence[Candidate], who: Attached) -
     for name in artifacts:
         _fill(context, rows[int(name.rpartition(" ")[2])], name, found)
     for line in dict.fromkeys(row["reason"] for row in rows if row["reason"]):
-        context.events.note(f"a candidate was not measured: {line}")
+        context.events.note(f"not measured on {who.name}: {line}")
     return rows
 
 

@@ -235,7 +235,8 @@ def test_a_board_that_gets_hot_is_given_another_student_and_one_that_goes_loses_
     assert any(n.startswith("cannot be measured on now, the run goes on: board: nothing") for n in watched.notes)
     assert "The student was not measured on board" in text_of(folder / "report.html")
     report = json.loads((folder / "report.json").read_text())
-    assert report["attached"]["reason"].startswith("board: nothing listens on its ssh port")
+    assert report["attached"]["reason"].startswith("nothing listens on its ssh port")
+    assert any(re.fullmatch(r"not measured on board: nothing .*; --resume tries again", n) for n in watched.notes)
     assert not any(row["on_profile_device"] for row in report["measurements"])
 
     watched = Watched()
@@ -338,7 +339,7 @@ def test_a_device_that_is_gone_is_a_reason_and_no_error(board: Device, profile: 
     started = time.monotonic()
     found = attached_to(gone, profile).measure({"one": onnx_artifact})
     assert found.set is None
-    assert found.reason.startswith("board: nothing listens on its ssh port")
+    assert found.reason.startswith("nothing listens on its ssh port")
     assert time.monotonic() - started < 60
 
 
