@@ -107,7 +107,11 @@ def absent(target: str, error: ImportError) -> Refused:
 
 
 def runtime_module(target: str) -> Any:
-    """The first of the target's packages that imports. Raises: ImportError: none does."""
+    """The first of the target's packages that imports. Raises: ImportError: none does.
+
+    OpenVINO's telemetry, which it can do without, would start a process beside what is timed.
+    """
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     reasons = []
     for name in RUNTIMES[target][1]:
         try:
@@ -254,7 +258,7 @@ class Bench:
         """Check that the files arrived whole, pin, import the runtime, note the memory that it takes before a model."""
         self.model, self.threads = model, threads
         for path, wanted in dict(model["files"]).items():
-            if digest(path) != wanted:
+            if device_state.digest(path) != wanted:
                 raise Refused(f"{os.path.basename(path)} did not arrive whole")
         if affinity and hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(0, affinity)
@@ -338,15 +342,6 @@ class Bench:
         return self.opened
 
 
-def digest(path: str) -> str:
-    """sha256 of a file."""
-    found = hashlib.sha256()
-    with open(path, "rb") as stream:
-        for chunk in iter(lambda: stream.read(1 << 20), b""):
-            found.update(chunk)
-    return found.hexdigest()
-
-
 def first_line(error: Exception) -> str:
     """An exception's text on one line, not too long."""
     return " ".join(str(error).split())[:300] or type(error).__name__
@@ -371,27 +366,32 @@ def serve(commands: "queue.Queue[str]", answer: Callable[[Dict[str, Any]], None]
             answer({"error": f"{type(error).__name__}: {first_line(error)}"})
 
 
-def listen(commands: "queue.Queue[str]") -> None:
-    """Read stdin until it ends; then nobody wants an answer any more, and this process must not stay.
+def listen(commands: "queue.Queue[str]", stream: int) -> None:
+    """Read a file descriptor until it ends; then nobody wants an answer any more, and this process must not stay.
 
     An error is an end too: sshd's socket is reset, not closed, when an answer lay in it unread.
     """
     try:
-        for line in sys.stdin:
-            commands.put(line)
+        with os.fdopen(stream) as lines:
+            for line in lines:
+                commands.put(line)
     finally:
         os._exit(0)
 
 
 def main() -> None:
-    """Keep stdout for the answers (vendor libraries print to it) and serve stdin; `state` tells that and ends."""
+    """Keep stdout for the answers (vendor libraries print to it) and serve stdin; `state` tells that and ends.
+
+    Both ends are copies: a library that forks closes `sys.stdin` in its child, and would wait there for our reader.
+    """
     if sys.argv[1:] == ["state"]:
         sys.stdout.write(json.dumps(device_state.state()) + "\n")
         return
-    answers, idle = os.dup(1), threading.Event()
+    asked, answers, idle = os.dup(0), os.dup(1), threading.Event()
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)
     commands: queue.Queue[str] = queue.Queue()
-    threading.Thread(target=listen, args=(commands,), daemon=True).start()
+    threading.Thread(target=listen, args=(commands, asked), daemon=True).start()
     threading.Thread(target=device_state.end_with_the_link, args=(answers, idle), daemon=True).start()
     serve(commands, lambda document: device_state.say(answers, json.dumps(document) + "\n"), idle)
 

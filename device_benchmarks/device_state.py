@@ -187,6 +187,15 @@ def fields(path: str) -> Dict[str, int]:
     return {row[0].rstrip(":"): int(row[1]) for row in rows if len(row) > 1 and row[1].isdigit()}
 
 
+def digest(path: str) -> str:
+    """sha256 of a file."""
+    found = hashlib.sha256()
+    with open(path, "rb") as stream:
+        for chunk in iter(lambda: stream.read(1 << 20), b""):
+            found.update(chunk)
+    return found.hexdigest()
+
+
 def _steal_s(proc_root: str) -> Optional[float]:
     fields = (text(proc_root + "/stat") or "").splitlines()[:1]
     ticks = fields[0].split()[1:] if fields else []

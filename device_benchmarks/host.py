@@ -13,6 +13,7 @@ from edgekd.device_benchmarks import device_state
 
 SYS = Path("/sys")
 PROC = Path("/proc")
+RUNTIMES = ("ai-edge-litert", "tflite-runtime", "onnxruntime", "openvino")
 
 
 class HostState(Frozen):
@@ -49,6 +50,11 @@ class HostState(Frozen):
     clocks: str | None = None
     emulated: bool = False
 
+    @property
+    def runtimes(self) -> str:
+        """The runtimes with their versions, for a line; "" where there are none, or they are not told."""
+        return ", ".join(f"{name} {self.versions[name]}" for name in RUNTIMES if name in self.versions)
+
 
 def host_state() -> HostState:
     """Read it now, as it is read on a device. Takes a few milliseconds; imports no runtime."""
@@ -73,7 +79,16 @@ def cpu_model() -> str:
 
 def cpu_flags() -> frozenset[str]:
     """Instruction set extensions by the kernel's names (x86: avx512_vnni, amx_int8; ARM: asimddp); empty off Linux."""
-    for line in (device_state.text(str(PROC / "cpuinfo")) or "").splitlines():
+    return flags_in(device_state.text(str(PROC / "cpuinfo")) or "")
+
+
+def flags_in(cpuinfo: str) -> frozenset[str]:
+    """The instruction set extensions of the first core in the text of /proc/cpuinfo.
+
+    >>> sorted(flags_in("processor : 0\\nFeatures : fp asimddp\\n"))
+    ['asimddp', 'fp']
+    """
+    for line in cpuinfo.splitlines():
         if line.startswith(("flags", "Features")):
             return frozenset(line.partition(":")[2].split())
     return frozenset()

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from edgekd.artifact import Artifact
 from edgekd.device_benchmarks import android, device_runner, device_state, jetson
 from edgekd.device_benchmarks.contender import Contender
 from edgekd.device_benchmarks.devices import Device
-from edgekd.device_benchmarks.host import HostState
+from edgekd.device_benchmarks.host import HostState, flags_in
 from edgekd.device_benchmarks.loading import example_image, image_shape
 from edgekd.device_benchmarks.measure import Runner
 from edgekd.device_benchmarks.model_files import description, exported, files_of
@@ -33,6 +33,18 @@ RUNNER_LIMIT_S = 4 * 3600
 STATE_TIMEOUT_S = 120.0
 RECONNECT_S = 60.0
 RECOVERIES_MAX = 3
+RUNTIME_TIMEOUT_S = 120.0  # an old board imports TensorFlow for most of a minute
+# By the runner's own list and words: the folder that it lies in, the target.
+_IMPORTS_IT = """import sys
+sys.path.insert(0, sys.argv[1])
+import device_runner
+try:
+    device_runner.runtime_module(sys.argv[2])
+except ImportError as error:
+    sys.stdout.write("\\n" + str(device_runner.absent(sys.argv[2], error)))
+    sys.exit(3)
+"""
+RUNTIME_ABSENT = 3
 
 
 def link_of(device: Device) -> Link:
@@ -102,6 +114,32 @@ class DeviceSession:
         if self.device.address.kind == "adb" and self._remote.python is None:
             return android.state(self._remote, emulated=self.device.emulated)
         return self.state()
+
+    def why_not(self, target: str) -> str:
+        """Why no file of a target can run there, with the cure; "" where it can. Raises: DeviceError: it failed."""
+        if target == "tensorrt":
+            found = self._remote.run(["sh", "-c", 'command -v "$0"', self.device.trtexec], timeout_s=STATE_TIMEOUT_S)
+            return "" if found.returncode == 0 else f"no {self.device.trtexec} there; name it in the devices file"
+        if self.by_benchmark_model:
+            return self._benchmark_why_not(target)
+        if target not in device_runner.RUNTIMES:
+            known = ", ".join((*device_runner.RUNTIMES, "tensorrt"))
+            return f"files of '{target}' are not measured on a device (those of {known} are)"
+        done = self._remote.run(
+            [self._remote.require_python(), "-c", _IMPORTS_IT, str(PurePosixPath(self._runner()).parent), target],
+            timeout_s=RUNTIME_TIMEOUT_S,
+            env=self._env(),
+        )
+        if done.returncode == RUNTIME_ABSENT:
+            return done.stdout.strip().splitlines()[-1]
+        if done.returncode != 0:
+            said = runner_failure(self._remote, done.returncode, done.stderr)
+            raise said or DeviceError(f"its Python failed ({done.stderr[-200:]!r})", where=self.name)
+        return ""
+
+    def cpu_flags(self) -> frozenset[str]:
+        """As `host.cpu_flags`, of the device; empty where it does not tell."""
+        return flags_in(self._remote.run(["cat", "/proc/cpuinfo"], timeout_s=STATE_TIMEOUT_S).stdout)
 
     def launch(self, contender: Contender, threads: int, process: int, /) -> Runner:
         """Push what the contender needs, once, and start it in a fresh process there.
@@ -199,6 +237,12 @@ class DeviceSession:
         if name not in self._pushed:
             self._pushed[name] = self._remote.push_bytes(example_image(shape, spec.holds).tobytes(), name)
         return self._pushed[name]
+
+    def _benchmark_why_not(self, target: str) -> str:
+        tool = self.device.benchmark_model
+        if target != "tflite":
+            return "benchmark_model runs .tflite files only"
+        return "" if tool is not None and tool.is_file() else f"no benchmark_model at {tool}; download or build it"
 
     def _benchmark_files(self, artifact: Artifact) -> tuple[str, str]:
         tool = self.device.benchmark_model

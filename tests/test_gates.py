@@ -213,6 +213,50 @@ def test_a_measurement_on_the_profiles_device_decides_its_latency_budget(fields:
     assert gate(example_report(measurements=measurements), "latency p90").state == state
 
 
+def attached(p90_ms: float, **fields: Any) -> RunReport:
+    """The example, its int8 file also measured on a device that `--on` named, as its teacher was."""
+    there = {"on_profile_device": True, "device": "pi", "p90_ms": p90_ms, "peak_memory_mib": 63.0}
+    base = example_report()
+    measured = next(row for row in rows(base, "measurements") if row["artifact"] == "tflite-int8")
+    ratio = next(row for row in rows(base, "ratios") if row["key"] == "teacher-best-to-student")
+    return example_report(
+        measurements=[*rows(base, "measurements"), {**measured, **there}],
+        ratios=[*rows(base, "ratios"), {**ratio, "device": "pi", "on_profile_device": True, "lo": 0.9}],
+        attached={"name": "pi", "address": "ssh://pi", **fields},
+    )
+
+
+@pytest.mark.parametrize(
+    ("p90_ms", "unlike", "state"),
+    [
+        (3.9, (), "pass"),
+        (4.1, (), "fail"),
+        (3.9, ("pi does not look like it",), "unverified"),
+        (4.1, ("pi does not look like it",), "fail"),
+    ],
+)
+def test_the_attached_device_decides_unless_it_looks_like_another(
+    p90_ms: float, unlike: tuple[str, ...], state: str
+) -> None:
+    report = attached(p90_ms, unlike=unlike)
+    found, memory = gate(report, "latency p90"), gate(report, "peak memory")
+    assert found.state == state
+    assert found.figure.startswith(f"measured {p90_ms} ms on pi")
+    assert memory.state == ("unverified" if unlike else "pass")
+    assert found.why == (unlike[0] if state == "unverified" else found.why)
+
+
+def test_a_speedup_on_the_attached_device_has_a_gate_of_its_own() -> None:
+    found = [g for g in evaluate_gates(attached(3.9)) if g.name.startswith("faster than the teacher's best export")]
+    assert [(g.name.partition("export")[2], g.state) for g in found] == [("", "pass"), (" on pi", "fail")]
+
+
+def test_a_device_that_could_not_be_measured_leaves_its_budget_unverified_with_the_reason() -> None:
+    found = gate(example_report(attached={"name": "pi", "address": "ssh://pi", "reason": "it went"}), "latency p90")
+    assert found.state == "unverified"
+    assert "(not measured on pi: it went)" in found.why
+
+
 @pytest.mark.parametrize(("size_bytes", "state"), [(4 * 2**20, "pass"), (4 * 2**20 + 1, "fail")])
 def test_size_is_decided_by_the_file(size_bytes: int, state: str) -> None:
     assert gate(changed_artifact("tflite-int8", size_bytes=size_bytes), "artifact size").state == state

@@ -60,6 +60,4 @@ def _what(row: Seen) -> str:
 
 
 def _runtimes(row: Seen) -> str:
-    wanted = ("ai-edge-litert", "tflite-runtime", "onnxruntime", "openvino")
-    versions = row.identity.versions if row.identity else {}
-    return ", ".join(f"{name} {versions[name]}" for name in wanted if name in versions)
+    return row.identity.runtimes if row.identity else ""

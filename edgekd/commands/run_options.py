@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -109,6 +110,17 @@ SearchEpochs = Annotated[
 Reselections = Annotated[
     int, typer.Option("--reselect", help="How often a student too slow on the attached device may be replaced.")
 ]
+On = Annotated[
+    str | None,
+    typer.Option(
+        "--on",
+        help="The profile's device: ssh://user@host, adb:SERIAL or a name of the devices file. Candidates and student "
+        "are measured there (docs/devices.md). Default: this host, where it is that device.",
+    ),
+]
+DevicesFile = Annotated[
+    Path | None, typer.Option("--devices", help="Devices file. Default: ~/.config/edgekd/devices.toml.")
+]
 Track = Annotated[
     list[str] | None,
     typer.Option("--track", help="tensorboard (into RUN/tensorboard) or mlflow: curves of every training; repeatable."),
@@ -168,6 +180,8 @@ def settings(options: Mapping[str, Any]) -> Settings:
         "seed": options["seed"],
         "skip_bad": options["skip_bad"],
         "baseline": options.get("baseline", False),
+        "on": options.get("on"),
+        "devices_file": None if options.get("devices_file") is None else str(options["devices_file"]),
         "threads": options.get("threads", 1),
         "calibration_images": options.get("calibration_images", 512),
         "budgets": {

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from edgekd.report.document import Accuracy, Gate, GateState, Predicted, RunReport
-from edgekd.report.headline import deployed_accuracy, speed_counts
-from edgekd.report.rows import ArtifactRow, MeasurementRow, RatioRow
+from edgekd.report.headline import deployed_accuracy, on_device, predicted, speed_counts
+from edgekd.report.rows import ArtifactRow, RatioRow
 
 TEACHER_FRACTION_MIN = 0.95  # decision guide, gate 1
 BASELINE_FRACTION_MIN = 1.05  # decision guide, gate 1
@@ -167,24 +167,32 @@ def _worst_int8(report: RunReport) -> Accuracy | None:
 def _latency_gate(report: RunReport) -> Gate:
     budget = report.profile.budgets.latency_p90_ms
     name, threshold = f"latency p90 on {report.profile.name}", f"<= {budget:g} ms"
-    row = _on_device(report)
+    row = on_device(report)
     if row is not None and row.p90_ms is not None and row.verdict in ("valid", "noisy"):
-        figure = f"measured {row.p90_ms:.3g} ms, n = {row.n}"
-        if row.verdict == "noisy" and row.p90_ms <= budget:
-            return Gate(name=name, state="unverified", figure=figure, threshold=threshold, why="noisy: measure again")
-        return _budget_gate(name, figure, threshold, met=row.p90_ms <= budget)
-    estimate = _estimate(report, "latency_p90_ms") or _estimate(report, "latency_p50_ms")
+        figure = f"measured {row.p90_ms:.3g} ms{_there(report)}, n = {row.n}"
+        doubt = "noisy: measure again" if row.verdict == "noisy" else _unlike(report)
+        return _budget_gate(name, figure, threshold, met=row.p90_ms <= budget, doubt=doubt)
+    estimate = predicted(report, "latency_p90_ms") or predicted(report, "latency_p50_ms")
     return _predicted_gate(report, name, threshold, estimate, budget=budget, unit="ms")
 
 
 def _memory_gate(report: RunReport) -> Gate:
     budget = report.profile.budgets.peak_memory_mib
     name, threshold = f"peak memory on {report.profile.name}", f"<= {budget:g} MiB"
-    row = _on_device(report)
+    row = on_device(report)
     if row is not None and row.peak_memory_mib is not None:
-        met = row.peak_memory_mib <= budget
-        return _budget_gate(name, f"measured {row.peak_memory_mib:.3g} MiB", threshold, met=met)
-    return _predicted_gate(report, name, threshold, _estimate(report, "peak_memory_mib"), budget=budget, unit="MiB")
+        figure = f"measured {row.peak_memory_mib:.3g} MiB{_there(report)}"
+        return _budget_gate(name, figure, threshold, met=row.peak_memory_mib <= budget, doubt=_unlike(report))
+    return _predicted_gate(report, name, threshold, predicted(report, "peak_memory_mib"), budget=budget, unit="MiB")
+
+
+def _there(report: RunReport) -> str:
+    return f" on {report.attached.name}" if report.attached else ""
+
+
+def _unlike(report: RunReport) -> str:
+    """Why a measurement on the attached device may say nothing about the profile's."""
+    return "; ".join(report.attached.unlike) if report.attached else ""
 
 
 def _size_gate(report: RunReport) -> Gate:
@@ -193,24 +201,16 @@ def _size_gate(report: RunReport) -> Gate:
     name, threshold = "artifact size", f"<= {budget:g} MiB"
     if primary is None or primary.size_bytes is None:
         return _predicted_gate(
-            report, name, threshold, _estimate(report, "artifact_size_mib"), budget=budget, unit="MiB"
+            report, name, threshold, predicted(report, "artifact_size_mib"), budget=budget, unit="MiB"
         )
     size_mib = primary.size_bytes / 2**20
     return _budget_gate(name, f"measured {size_mib:.2f} MiB ({primary.name})", threshold, met=size_mib <= budget)
 
 
-def _on_device(report: RunReport) -> MeasurementRow | None:
-    """The student measured on the profile's own device, the primary artifact before any other."""
-    rows = [row for row in report.measurements if row.on_profile_device and row.role == "student"]
-    primary = report.primary.name if report.primary else ""
-    return next((row for row in rows if row.artifact == primary), rows[0] if rows else None)
-
-
-def _estimate(report: RunReport, quantity: str) -> Predicted | None:
-    return next((row for row in report.predicted if row.quantity == quantity and row.what == "student"), None)
-
-
-def _budget_gate(name: str, figure: str, threshold: str, *, met: bool) -> Gate:
+def _budget_gate(name: str, figure: str, threshold: str, *, met: bool, doubt: str = "") -> Gate:
+    """A measurement's verdict. doubt: why one that fits does not prove it."""
+    if met and doubt:
+        return Gate(name=name, state="unverified", figure=figure, threshold=threshold, why=doubt)
     why = "" if met else "a smaller student: lower the budget given to the search by what is missing"
     return Gate(name=name, state=_passed(met), figure=figure, threshold=threshold, why=why)
 
@@ -220,6 +220,8 @@ def _predicted_gate(
 ) -> Gate:
     """An estimate's verdict: `fail` when even its optimistic bound misses, else `unverified`; never `pass`."""
     device = report.profile.title
+    if report.attached and report.attached.reason:
+        device += f" (not measured on {report.attached.name}: {report.attached.reason})"
     if estimate is None:
         why = f"neither measured nor predicted: measure on {device}"
         return Gate(name=name, state="unverified", figure="unknown", threshold=threshold, why=why)
@@ -233,10 +235,13 @@ def _predicted_gate(
 
 
 def _speedup_gates(report: RunReport) -> Iterator[Gate]:
-    rows = {row.key: row for row in report.ratios}
+    rows = {row.key: row for row in report.ratios if not row.on_profile_device}
     yield _speedup_gate(report, rows.get("teacher-today-to-student"), "faster than the teacher as run today")
     if "teacher-best-to-student" in rows:
         yield _speedup_gate(report, rows["teacher-best-to-student"], "faster than the teacher's best export")
+    for row in report.ratios:
+        if row.on_profile_device and row.key == "teacher-best-to-student":
+            yield _speedup_gate(report, row, f"faster than the teacher's best export on {row.device}")
 
 
 def _speedup_gate(report: RunReport, row: RatioRow | None, name: str) -> Gate:

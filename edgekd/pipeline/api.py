@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from edgekd.pipeline import again, choosing, following, planning, record, run, selecting
+from edgekd.pipeline import again, attached, choosing, following, planning, record, run, selecting
 from edgekd.pipeline.advice_for import AdviceRequest, advice_for
 from edgekd.pipeline.api_result import RunResult
 from edgekd.pipeline.context import context_of, load_inputs, plan_of
@@ -38,10 +38,13 @@ def distill(
     existing = record.resume(folder, settings) if resume else None
     if existing is None:
         record.check_free(folder)
+    heard = events or Silent()
+    attached.reach_or_note(settings, profile, heard, required=existing is None or "select" not in existing.stages)
     # Inputs load before the directory is made: bad input leaves nothing behind.
     inputs = load_inputs(settings)
+    attached.require_export(settings, inputs, plan_of(settings, inputs.profile, inputs.dataset, inputs.teacher))
     run_record = existing or record.create(folder, settings, command=" ".join(["edgekd", *sys.argv[1:]]))
-    context = context_of(run_record, inputs, events or Silent())
+    context = context_of(run_record, inputs, heard)
     with record.exclusive(folder):
         run.run_stages(context, last="select" if dry_run else "bundle")
     return _result(run_record, dry_run=dry_run)

@@ -48,6 +48,7 @@ class Inputs:
     zoo_weights: str | None = None
     threads: int = 1
     asked_sizes: tuple[int, ...] = ()
+    on: str | None = None
 
     @property
     def image_sizes(self) -> tuple[int, ...]:
@@ -79,6 +80,11 @@ class Context:
     def threads(self) -> int:
         """Of one inference while measuring, which is what a block table must have been built with."""
         return self.settings.threads
+
+    @property
+    def on(self) -> str | None:
+        """The device that is attached by ssh or adb; None: no other than this host."""
+        return self.settings.on
 
     @property
     def zoo_weights(self) -> str | None:
@@ -140,7 +146,14 @@ def load_inputs(settings: Settings) -> Inputs:
     _require_readable(settings.image_sizes, dataset)
     teacher = teacher_of(settings, dataset)
     return Inputs(
-        profile, dataset, teacher, settings.seed, settings.zoo_weights, settings.threads, settings.image_sizes
+        profile,
+        dataset,
+        teacher,
+        seed=settings.seed,
+        zoo_weights=settings.zoo_weights,
+        threads=settings.threads,
+        asked_sizes=settings.image_sizes,
+        on=settings.on,
     )
 
 

@@ -82,27 +82,33 @@ def request(
 
 
 def comparison_requests(context: Context, *, teacher: bool) -> list[tuple[str, ExportRequest]]:
-    """What the speedups need beyond the planned artifacts: student fp32 in the host runtime, teacher in its best."""
-    host = host_runtime(context)
-    wanted: list[tuple[str, ExportRequest]] = []
-    if host is not None and TargetPlan(target=host, precision="fp32", why="").precision not in _precisions(
-        context, host
-    ):
-        wanted.append(("student", _host_request(context, host, program="float", folder="comparisons/student")))
-    if teacher:
-        for name in teacher_runtimes(context):
-            wanted.append(("teacher", _host_request(context, name, program="teacher", folder="comparisons/teacher")))
-    return wanted
+    """What the speedups need beyond the planned artifacts: student fp32 in the runtime it is timed in, here and on the
+    attached device, teacher in its best.
+    """
+    host, there = host_runtime(context), device_runtime(context)
+    students = [name for name in dict.fromkeys((host, there)) if name and "fp32" not in _precisions(context, name)]
+    teachers = [name for name in dict.fromkeys((*teacher_runtimes(context), there)) if name] if teacher else []
+    return [
+        *(
+            ("student", _float_request(context, name, program="float", folder="comparisons/student"))
+            for name in students
+        ),
+        *(
+            ("teacher", _float_request(context, name, program="teacher", folder="comparisons/teacher"))
+            for name in teachers
+        ),
+    ]
 
 
 def _precisions(context: Context, target: str) -> set[str | None]:
     return {t.precision for t in context.plan.exports if t.target == target}
 
 
-def _host_request(context: Context, target: str, *, program: str, folder: str) -> ExportRequest:
-    plan = TargetPlan(target=target, precision="fp32", why="comparison on this host")
-    # No profile: this file is for the host, not for the device, so the device's opset limits do not apply.
-    return request(context, plan, program=program, folder=folder).model_copy(update={"profile": None})
+def _float_request(context: Context, target: str, *, program: str, folder: str) -> ExportRequest:
+    plan = TargetPlan(target=target, precision="fp32", why="comparison")
+    asked = request(context, plan, program=program, folder=folder)
+    # No profile where the file is for the host, not for the device: the device's opset limits do not apply.
+    return asked if context.on is not None else asked.model_copy(update={"profile": None})
 
 
 def host_runtime(context: Context) -> str | None:
@@ -110,6 +116,12 @@ def host_runtime(context: Context) -> str | None:
     runnable = [t.target for t in context.plan.exports if runs_here(t.target)]
     order = [context.profile.primary.target, "openvino", "tflite", "onnxruntime", "null"]
     return next((name for name in order if name in runnable), None)
+
+
+def device_runtime(context: Context) -> str | None:
+    """The planned target that is timed on a device attached by ssh or adb; None: there is no such device."""
+    primary = context.profile.primary.target
+    return primary if context.on is not None and any(t.target == primary for t in context.plan.exports) else None
 
 
 def teacher_runtimes(context: Context) -> list[str]:

@@ -1,11 +1,11 @@
-"""Stage `measure`: teacher and student side by side on this host, interleaved; three labelled ratios.
+"""Stage `measure`: teacher and student side by side on this host, and on the device that is attached by ssh or adb.
 
-The device of the profile is measured only when it is this host; otherwise its figures stay `predicted`.
+The device of the profile is measured where it is this host or attached; otherwise its figures stay `predicted`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,27 +13,48 @@ from edgekd.artifact import Artifact
 from edgekd.device_benchmarks.contender import Contender, StudentModule, TeacherModule, of_artifact
 from edgekd.device_benchmarks.measure import measure_all
 from edgekd.device_benchmarks.measurement import MeasurementSet
+from edgekd.pipeline.attached import attached
 from edgekd.pipeline.context import Context
-from edgekd.pipeline.exporting import artifact_of, host_runtime, runs_here
+from edgekd.pipeline.exporting import artifact_of, host_runtime, runs_here, teacher_runtimes
+from edgekd.pipeline.settings import Settings
 
 TEACHER_TODAY = "teacher, PyTorch eager fp32"
 STUDENT_TODAY = "student, PyTorch eager fp32"
+Plain = Mapping[str, Any]
 
 
 def measure(context: Context) -> tuple[dict[str, Any], list[Path]]:
-    """Result: every measurement with its samples, and the ratios by key with the pair they come from."""
+    """Result: every measurement with its samples, and the ratios by key with the pair they come from; the same of the
+    attached device under `device`, None without one.
+    """
     export = context.record.result("export")
-    deployed = _named("student", _artifacts(context, export["artifacts"]))
-    floats = _named("student", _artifacts(context, (r for r in export["comparisons"] if r["who"] == "student")))
-    teachers = _named("teacher", _artifacts(context, (r for r in export["comparisons"] if r["who"] == "teacher")))
+    return {**_on_host(context, export), "device": _on_device(context, export)}, []
+
+
+def side_of_device(measure: Plain, settings: Settings) -> Plain:
+    """Of the stage's result what was measured on the profile's device: what is attached, else this host."""
+    side: Plain = measure if settings.on is None else measure["device"]
+    return side
+
+
+def owed(context: Context) -> bool:
+    """Whether the stage is done but for the attached device, which could not be measured: a resumed run tries again."""
+    return context.on is not None and context.record.result("measure")["device"]["set"] is None
+
+
+def _on_host(context: Context, export: Plain) -> dict[str, Any]:
+    deployed, teachers, floats = _files(context, export)
     deployed = {name: a for name, a in deployed.items() if runs_here(a.target)}
+    teachers = {name: a for name, a in teachers.items() if a.target in teacher_runtimes(context)}
+    floats = {name: a for name, a in floats.items() if a.target == host_runtime(context)}
     contenders = [
         *([_teacher_today(context)] if not context.teacher.black_box else []),
         _student_today(context),
         *(of_artifact(a, name=name) for name, a in {**teachers, **deployed, **floats}.items()),
     ]
     student = _host_student(context, deployed)
-    pairs = _pairs(context, student, list(teachers), list(floats), {**deployed, **floats})
+    today = [] if context.teacher.black_box else [TEACHER_TODAY]
+    pairs = _pairs(student, today, list(teachers), floats, {**deployed, **floats})
     measured = measure_all(
         contenders,
         mode="quick",
@@ -41,18 +62,60 @@ def measure(context: Context) -> tuple[dict[str, Any], list[Path]]:
         pairs=list(dict.fromkeys(pair for _, pair in pairs)),
         seed=context.settings.seed,
         keep_going=True,
-        on_progress=lambda what, fraction: context.events.progress("measuring", int(100 * fraction), 100, what),
+        on_progress=_progress(context, "measuring"),
         command=context.record.document["command"],
     )
-    _tell(context, measured)
+    _tell(context, measured, "")
     return {
         "set": measured.model_dump(mode="json"),
         "pairs": [[key, list(pair)] for key, pair in pairs],
         "student": student,
-    }, []
+    }
 
 
-def _artifacts(context: Context, rows: Iterable[Mapping[str, Any]]) -> list[Artifact]:
+def _on_device(context: Context, export: Plain) -> dict[str, Any] | None:
+    """Student, its float self and the teacher's exports on the attached device; `set` None: not measured, and why."""
+    who = attached(context)
+    if who is None or who.device is None:
+        return None
+    target = who.target.target
+    deployed, teachers, floats = _files(context, export)
+    deployed = {name: a for name, a in deployed.items() if a.target == target}
+    floats = {name: a for name, a in floats.items() if a.target == target}
+    student = next(iter(deployed), None)
+    pairs = _pairs(student, [], list(teachers), floats, {**deployed, **floats})
+    artifacts = {**deployed, **floats, **teachers} if student else {}
+    found = who.measure(
+        artifacts, pairs=[pair for _, pair in pairs], on_progress=_progress(context, f"measuring on {who.name}")
+    )
+    failed = [f"not measured on {who.name}: {found.reason}; --resume tries again"] if found.reason else []
+    for line in (*found.unlike, *found.notes, *failed):
+        context.events.note(line)
+    if found.set is not None:
+        _tell(context, found.set, f" on {who.name}")
+    return {
+        "name": who.name,
+        "address": str(who.device.address),
+        "set": None if found.set is None else found.set.model_dump(mode="json"),
+        "pairs": [[key, list(pair)] for key, pair in pairs],
+        "student": student,
+        "reason": found.reason,
+        "unlike": list(found.unlike),
+        "notes": list(found.notes),
+    }
+
+
+def _files(context: Context, export: Plain) -> tuple[dict[str, Artifact], dict[str, Artifact], dict[str, Artifact]]:
+    """What was exported, by the contenders' names: the deployed student, the teacher, the student's float self."""
+    compared = {who: [r for r in export["comparisons"] if r["who"] == who] for who in ("teacher", "student")}
+    return (
+        _named("student", _artifacts(context, export["artifacts"])),
+        _named("teacher", _artifacts(context, compared["teacher"])),
+        _named("student", _artifacts(context, compared["student"])),
+    )
+
+
+def _artifacts(context: Context, rows: Iterable[Plain]) -> list[Artifact]:
     return [a for row in rows if (a := artifact_of(row, context.folder)) is not None]
 
 
@@ -83,24 +146,34 @@ def _host_student(context: Context, deployed: dict[str, Artifact]) -> str | None
 
 
 def _pairs(
-    context: Context, student: str | None, teachers: list[str], floats: list[str], artifacts: dict[str, Artifact]
+    student: str | None,
+    today: list[str],
+    teachers: list[str],
+    floats: Iterable[str],
+    artifacts: Mapping[str, Artifact],
 ) -> list[tuple[str, tuple[str, str]]]:
     """(ratio key, (baseline, contender)). A teacher's best export is only known afterwards: every one is paired."""
     if student is None:
         return []
-    pairs = [] if context.teacher.black_box else [("teacher-today-to-student", (TEACHER_TODAY, student))]
-    pairs += [("teacher-best-to-student", (name, student)) for name in teachers]
     target = artifacts[student].target
-    pairs += [("student-float-to-int8", (name, student)) for name in floats if artifacts[name].target == target]
-    return pairs
+    return [
+        *(("teacher-today-to-student", (name, student)) for name in today),
+        *(("teacher-best-to-student", (name, student)) for name in teachers),
+        *(("student-float-to-int8", (name, student)) for name in floats if artifacts[name].target == target),
+    ]
 
 
-def _tell(context: Context, measured: MeasurementSet) -> None:
+def _progress(context: Context, label: str) -> Callable[[str, float], None]:
+    return lambda what, fraction: context.events.progress(label, int(100 * fraction), 100, what)
+
+
+def _tell(context: Context, measured: MeasurementSet, where: str) -> None:
     for row in measured.measurements:
         context.events.note(
-            f"{row.name}: p50 {row.p50_ms:.3f} ms [{row.ci_lo_ms:.3f}, {row.ci_hi_ms:.3f}], n = {row.n}, {row.verdict}"
+            f"{row.name}{where}: p50 {row.p50_ms:.3f} ms [{row.ci_lo_ms:.3f}, {row.ci_hi_ms:.3f}], n = {row.n}, "
+            f"{row.verdict}"
         )
     for ratio in measured.ratios:
-        context.events.note(ratio.text)
+        context.events.note(f"{where.strip()}: {ratio.text}" if where else ratio.text)
     for name, reason in measured.failures.items():
-        context.events.note(f"not measured: {name}: {reason}")
+        context.events.note(f"not measured{where}: {name}: {reason}")

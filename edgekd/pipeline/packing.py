@@ -10,6 +10,7 @@ from edgekd.bundle import write_bundle
 from edgekd.errors import CheckError
 from edgekd.gates import evaluate_gates
 from edgekd.pipeline import diagnosing, rows
+from edgekd.pipeline import rows_there as there
 from edgekd.pipeline.context import Context
 from edgekd.pipeline.record import RunRecord
 from edgekd.pipeline.selecting import summary
@@ -46,6 +47,7 @@ def report_of(record: RunRecord) -> RunReport:
     plan, select, distil = (record.result(name) for name in ("plan", "select", "distil"))
     quantise, export, check, measure = (record.result(name) for name in ("quantise", "export", "check", "measure"))
     profile, decided, data = plan["profile"], plan["plan"], plan["data"]
+    here, side = record.settings.on is None and rows.is_profile_device(profile), measure.get("device")
     report = RunReport(
         title=f"{data['name']} on {profile['title']}",
         created=record.document["created"],
@@ -63,8 +65,9 @@ def report_of(record: RunRecord) -> RunReport:
         trainings=tuple(rows.training(t) for t in [*distil["trainings"], *quantise["trainings"]]),
         accuracies=tuple(rows.accuracies(distil, quantise, check)),
         artifacts=tuple(rows.artifacts(export, check, profile)),
-        measurements=tuple(rows.measurements(measure, export, on_device=rows.is_profile_device(profile))),
-        ratios=tuple(rows.ratios(measure, export)),
+        measurements=(*rows.measurements(measure, export, on_device=here), *there.measurements_there(side, export)),
+        ratios=(*rows.ratios(measure, export), *there.ratios_there(side, export)),
+        attached=there.attached_facts(side),
         predicted=tuple(documents.Predicted.model_validate(p) for p in select["predicted"]),
         diagnoses=tuple(diagnosing.diagnoses(distil, quantise)),
         assessment=rows.assessment(distil, quantise, data["classes"]),
@@ -74,6 +77,6 @@ def report_of(record: RunRecord) -> RunReport:
         stages=tuple(rows.stages(record.stages)),
         host=rows.host(measure),
         versions=plan["versions"],
-        warnings=tuple(rows.warnings(data, measure)),
+        warnings=(*rows.warnings(data, measure), *there.warnings_there(side)),
     )
     return report.model_copy(update={"gates": evaluate_gates(report)})

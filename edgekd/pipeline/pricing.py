@@ -75,16 +75,17 @@ class Pricing:
 
 
 def pricing_for(inputs: Inputs | Context, plan: Plan) -> Pricing:
-    """What the profile's first runtime charges at the plan's precision.
+    """What the profile's first runtime charges at the plan's precision; on an attached device, with the threads that it
+    is measured with.
 
     By a block table only where it can hold all of the plan's spaces: candidates are compared by one measure. Raises:
     InputError: the block table is stale or damaged, or was built for other images than those of the spaces.
     """
     profile, runtime = inputs.profile, inputs.profile.primary
-    here = is_profile_device(profile.model_dump(mode="json"))
+    elsewhere = inputs.on is not None
     table = table_for(profile, plan.precision, threads=inputs.threads)
     spaces = stage_spaces(inputs, plan)
-    if not all(map(holds, spaces.values())):
+    if elsewhere or not all(map(holds, spaces.values())):  # a table is of this host
         table = None
     if table is not None:
         for size in inputs.image_sizes:  # each: sizes are compared by one measure
@@ -94,7 +95,7 @@ def pricing_for(inputs: Inputs | Context, plan: Plan) -> Pricing:
         unit=runtime.unit,
         precision=plan.precision,
         runtime=runtime.target,
-        threads=inputs.threads if here else None,
+        threads=inputs.threads if elsewhere or is_profile_device(profile.model_dump(mode="json")) else None,
     )
     watts = profile.power.limit_w if profile.power is not None else None
     return Pricing(cost, table, watts=watts)

@@ -7,28 +7,32 @@ bounded: each one trains again.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from typing import Any
 
+from edgekd.pipeline.attached import attached
 from edgekd.pipeline.context import Context
-from edgekd.pipeline.trials import attached, decisive_p90_ms
+from edgekd.pipeline.measuring import side_of_device
+from edgekd.pipeline.trials import decisive_p90_ms
 
 
 def needed(context: Context) -> float | None:
     """What the next search multiplies its predictions by (measured over predicted p90); None: it fits, or no more."""
     corrections = context.record.corrections
-    target = attached(context)
-    if target is None or len(corrections) >= context.settings.reselections:
+    if attached(context) is None or len(corrections) >= context.settings.reselections:
         return None
-    p90_ms = measured_p90_ms(context.record.result("measure"), context.profile.p90_over_p50)
+    side = side_of_device(context.record.result("measure"), context.settings)
+    p90_ms = measured_p90_ms(side, context.profile.p90_over_p50)
     if p90_ms is None or p90_ms <= context.plan.budgets.latency_p90_ms:
         return None
     predicted: float = context.record.result("select")["figures"]["latency_p90_ms"]
     return max(p90_ms / predicted, 1.05 * context.tighten)
 
 
-def measured_p90_ms(measure: dict[str, Any], p90_over_p50: float) -> float | None:
-    """Of the deployed student on this host, as `decisive_p90_ms` reads it."""
-    found = [row for row in measure["set"]["measurements"] if row["name"] == measure["student"]]
+def measured_p90_ms(side: Mapping[str, Any], p90_over_p50: float) -> float | None:
+    """Of the deployed student on the device, as `decisive_p90_ms` reads it; None: it was not measured there."""
+    measured = side["set"]["measurements"] if side["set"] else []
+    found = [row for row in measured if row["name"] == side["student"]]
     return None if not found else decisive_p90_ms(found[0], p90_over_p50)
 
 

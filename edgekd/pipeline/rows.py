@@ -166,8 +166,11 @@ def check_figures(report: Plain) -> r.CheckFigures:
     )
 
 
-def measurements(measure: Plain, export: Plain, *, on_device: bool) -> Iterator[r.MeasurementRow]:
-    """Every contender of the interleaved session. Raises: CheckError: it was timed in an emulator."""
+def measurements(measure: Plain, export: Plain, *, on_device: bool, place: str = "") -> Iterator[r.MeasurementRow]:
+    """Every contender of the interleaved session. place: the attached device that it was on, "" for this host.
+
+    Raises: CheckError: it was timed in an emulator.
+    """
     for row in measure["set"]["measurements"]:
         if row["kind"] != "measured":
             raise CheckError(f"{row['kind']} times are no latency", where=row["name"], fix="measure on the device")
@@ -175,12 +178,12 @@ def measurements(measure: Plain, export: Plain, *, on_device: bool) -> Iterator[
         samples = [ns / 1e6 for block in row["blocks"] for ns in block["wall_ns"]]
         step = max(1, len(samples) // CHART_SAMPLES)
         yield r.MeasurementRow(
-            name=name,
+            name=f"{name} on {place}" if place else name,
             role="teacher" if name.startswith("teacher") else "student",
             runtime=origin["runtime"],
             precision=precision_of(name),
             artifact=artifact_name(name, export),
-            device=origin["host_end"]["cpu_model"],
+            device=_device_of(origin["host_end"], place),
             on_profile_device=on_device and origin["runtime"] != "replay",
             threads=origin["threads"],
             p50_ms=row["p50_ms"],
@@ -198,6 +201,11 @@ def measurements(measure: Plain, export: Plain, *, on_device: bool) -> Iterator[
             reasons=tuple(row["warnings"]),
             samples_ms=tuple(round(s, 5) for s in samples[::step]),
         )
+
+
+def _device_of(state: Plain, place: str) -> str:
+    what: str = state["cpu_model"]
+    return f"{place} ({state['device_model'] or what})" if place else what
 
 
 def precision_of(name: str) -> Precision:
@@ -220,30 +228,36 @@ def artifact_name(name: str, export: Plain) -> str:
 
 
 def ratios(measure: Plain, export: Plain) -> Iterator[r.RatioRow]:
-    """One row per labelled ratio; of a teacher's exports the fastest counts."""
-    found = {(row["baseline"], row["contender"]): row for row in measure["set"]["ratios"]}
-    p50 = {row["name"]: row["p50_ms"] for row in measure["set"]["measurements"]}
+    """One row per labelled ratio on this host; of a teacher's exports the fastest counts."""
     keys: tuple[r.RatioKey, ...] = ("teacher-today-to-student", "teacher-best-to-student", "student-float-to-int8")
     for key in keys:
-        pairs = [tuple(pair) for k, pair in measure["pairs"] if k == key and tuple(pair) in found]
-        if not pairs:
-            yield r.RatioRow(key=key, reason=why_no_ratio(key, measure, export))
-            continue
-        baseline, contender = min(pairs, key=lambda pair: p50[pair[0]])
-        ratio = found[baseline, contender]
-        # On a contended host the longer run is pre-empted more often, so wall time flatters the student.
-        clock = "cpu_" if ratio["clocks_disagree"] else ""
-        yield r.RatioRow(
-            key=key,
-            ratio=ratio[f"{clock}ratio"],
-            lo=ratio[f"{clock}lo"],
-            hi=ratio[f"{clock}hi"],
-            n_blocks=ratio["n_blocks"],
-            significant=ratio[f"{clock}significant"],
-            runtime=f"{baseline} → {contender}" + (", CPU time: the host was contended" if clock else ""),
-            artifact=artifact_name(contender, export),
-            device="this host",
-        )
+        found = ratio_of(key, measure, export, device="this host")
+        yield found or r.RatioRow(key=key, reason=why_no_ratio(key, measure, export))
+
+
+def ratio_of(key: r.RatioKey, measure: Plain, export: Plain, **where: Any) -> r.RatioRow | None:
+    """A labelled ratio of a session, or None where it has none. where: the row's device."""
+    found = {(row["baseline"], row["contender"]): row for row in measure["set"]["ratios"]}
+    p50 = {row["name"]: row["p50_ms"] for row in measure["set"]["measurements"]}
+    pairs = [tuple(pair) for k, pair in measure["pairs"] if k == key and tuple(pair) in found]
+    if not pairs:
+        return None
+    baseline, contender = min(pairs, key=lambda pair: p50[pair[0]])
+    ratio = found[baseline, contender]
+    # On a contended host the longer run is pre-empted more often, so wall time flatters the student.
+    clock = "cpu_" if ratio["clocks_disagree"] else ""
+    contended = ", CPU time: the " + ("device" if where.get("on_profile_device") else "host") + " was contended"
+    return r.RatioRow(
+        key=key,
+        ratio=ratio[f"{clock}ratio"],
+        lo=ratio[f"{clock}lo"],
+        hi=ratio[f"{clock}hi"],
+        n_blocks=ratio["n_blocks"],
+        significant=ratio[f"{clock}significant"],
+        runtime=f"{baseline} → {contender}" + (contended if clock else ""),
+        artifact=artifact_name(contender, export),
+        **where,
+    )
 
 
 def why_no_ratio(key: str, measure: Plain, export: Plain) -> str:

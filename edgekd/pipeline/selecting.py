@@ -42,7 +42,7 @@ def select(context: Context) -> tuple[dict[str, Any], list[Path]]:
         selection = selection.model_copy(update={"top": (best, *rest)})
     result = document(context, context.plan, selection, context.settings)
     result |= {"measured": measured, "halving": halving, "corrections": context.record.corrections}
-    result["reasons"] += trial_reasons(measured, halving)
+    result["reasons"] += trial_reasons(measured, halving, on=context.on or "this device")
     for line in lines(result):
         context.events.note(line)
     _refuse_to_distil(result["advice"], context.settings)

@@ -50,6 +50,7 @@ class Settings(Frozen):
     among those, none larger than what is read; the teacher sees what is read.
     candidates: students that learn for search_epochs before one is chosen; None: 8 with a GPU, else 1 (the prior
     decides). reselections: how often a student that is too slow on the device may be replaced.
+    on: the profile's device as ssh://user@host, adb:SERIAL or a name of devices_file; None: this host, if it is that.
     """
 
     profile: str
@@ -67,6 +68,8 @@ class Settings(Frozen):
     candidates: int | None = Field(default=None, ge=1, le=32)
     search_epochs: float | None = Field(default=None, gt=0)
     reselections: int = Field(default=1, ge=0, le=5)
+    on: str | None = None
+    devices_file: str | None = None
     baseline: bool = False
     budgets: BudgetOverrides = BudgetOverrides()
     training: Training = Training()
@@ -76,6 +79,11 @@ class Settings(Frozen):
     threads: int = Field(default=1, ge=1)
     calibration_images: int = Field(default=512, ge=300)
     check_images: int = Field(default=512, ge=256)
+
+    @field_validator("on")
+    @classmethod
+    def _this_host_is_no_device(cls, on: str | None) -> str | None:
+        return None if on == "local" else on
 
     @field_validator("image_sizes")
     @classmethod

@@ -1,4 +1,4 @@
-"""Before anything is trained: export untrained candidates and measure them, when the profile's device is this host.
+"""Before anything is trained: export untrained candidates and measure them, where the profile's device is attached.
 
 A prediction picks the candidates, the measurement picks among them. What all of them are off by corrects the search.
 """
@@ -12,28 +12,18 @@ from typing import Any
 import torch
 
 from edgekd.artifact import Artifact
-from edgekd.device_benchmarks.contender import of_artifact
-from edgekd.device_benchmarks.measure import measure_all
 from edgekd.errors import InputError
+from edgekd.pipeline.attached import Attached, Found, attached
 from edgekd.pipeline.choosing import choose, student_module
 from edgekd.pipeline.context import Context, calibration_batches
-from edgekd.pipeline.exporting import request, run_requests, runs_here
+from edgekd.pipeline.exporting import request, run_requests
 from edgekd.pipeline.plan import TargetPlan
 from edgekd.pipeline.quantising import quant_spec
-from edgekd.pipeline.rows import is_profile_device
 from edgekd.quant import export_float, ptq, save_program
 from edgekd.students import AnySpec, Candidate, Selection, StudentSpec
 
 TRIAL_IMAGES = 64
 MEASURED_CANDIDATES, MEASURED_ROUNDS = 3, 3
-
-
-def attached(context: Context) -> TargetPlan | None:
-    """The planned export that this host runs as the profile's device does, or None: then nothing can be measured."""
-    primary = context.profile.primary.target
-    if not is_profile_device(context.profile.model_dump(mode="json")) or not runs_here(primary):
-        return None
-    return next((t for t in context.plan.exports if t.target == primary), None)
 
 
 def diverse(candidates: Sequence[Candidate], count: int) -> list[Candidate]:
@@ -54,9 +44,9 @@ def _shape(spec: AnySpec) -> object:
     return spec.image_size, tuple((stage.block, stage.channels) for stage in spec.stages)
 
 
-def measured(context: Context, candidates: Sequence[Candidate], target: TargetPlan) -> list[dict[str, Any]]:
+def measured(context: Context, candidates: Sequence[Candidate], who: Attached) -> list[dict[str, Any]]:
     """One row per candidate: predicted and measured latency, whether it fits; or why it could not be measured."""
-    requests = [_prepared(context, candidate, target, number) for number, candidate in enumerate(candidates)]
+    requests = [_prepared(context, candidate, who.target, number) for number, candidate in enumerate(candidates)]
     outcomes = run_requests(context, requests)
     artifacts: dict[str, Artifact] = {
         f"candidate {number}": outcome.artifact for number, outcome in enumerate(outcomes) if outcome.artifact
@@ -64,20 +54,23 @@ def measured(context: Context, candidates: Sequence[Candidate], target: TargetPl
     rows = [_row(candidate, outcome.reason) for candidate, outcome in zip(candidates, outcomes, strict=True)]
     if not artifacts:
         return rows
-    found = measure_all(
-        [of_artifact(artifact, name=name) for name, artifact in artifacts.items()],
-        mode="quick",
-        threads=context.settings.threads,
-        pairs=[],
-        seed=context.settings.seed,
-        keep_going=True,
-    )
-    for measurement in found.measurements:
-        row = rows[int(measurement.name.rpartition(" ")[2])]
-        row["measured_p50_ms"], row["verdict"] = measurement.p50_ms, measurement.verdict
-        p90_ms = row["measured_p90_ms"] = decisive_p90_ms(measurement.model_dump(), context.profile.p90_over_p50)
-        row["fits"] = p90_ms <= context.plan.budgets.latency_p90_ms
+    context.events.note(f"measuring {len(artifacts)} untrained candidates on {who.name}")
+    found = who.measure(artifacts)
+    for name in artifacts:
+        _fill(context, rows[int(name.rpartition(" ")[2])], name, found)
+    for line in dict.fromkeys(row["reason"] for row in rows if row["reason"]):
+        context.events.note(f"not measured on {who.name}: {line}")
     return rows
+
+
+def _fill(context: Context, row: dict[str, Any], name: str, found: Found) -> None:
+    measurement = next((m for m in found.set.measurements if m.name == name), None) if found.set else None
+    if measurement is None:
+        row["reason"] = found.reason or (found.set.failures.get(name, "") if found.set else "")
+        return
+    row["measured_p50_ms"], row["verdict"] = measurement.p50_ms, measurement.verdict
+    p90_ms = row["measured_p90_ms"] = decisive_p90_ms(measurement.model_dump(), context.profile.p90_over_p50)
+    row["fits"] = p90_ms <= context.plan.budgets.latency_p90_ms
 
 
 def decisive_p90_ms(measurement: Mapping[str, Any], p90_over_p50: float) -> float:
@@ -131,13 +124,13 @@ def correction_of(rows: Sequence[dict[str, Any]]) -> float | None:
     return float(statistics.median(ratios)) if ratios else None
 
 
-def trial_reasons(measured: list[dict[str, Any]], halving: dict[str, Any] | None) -> list[str]:
-    """What measuring and short training said, for the plan's list."""
+def trial_reasons(measured: list[dict[str, Any]], halving: dict[str, Any] | None, *, on: str) -> list[str]:
+    """What measuring (on the device of that name) and short training said, for the plan's list."""
     found = []
     timed = [row for row in measured if row["measured_p90_ms"]]
     if timed:
         ratio = correction_of(timed)
-        found.append(f"{len(timed)} candidates measured untrained on this device: {ratio:.2f} x the predicted p90")
+        found.append(f"{len(timed)} candidates measured untrained on {on}: {ratio:.2f} x the predicted p90")
     if halving is not None:
         pairs = (("prior", "first round", "prior_to_proxy"), ("first round", "longer training", "proxy_to_longer"))
         said = [f"{a} to {b} {halving[key]:.2f}" for a, b, key in pairs if halving[key] is not None]
@@ -152,16 +145,16 @@ def measured_selection(context: Context) -> tuple[Selection, list[dict[str, Any]
     What is measured to be too slow leaves the selection. Raises: InputError: in no round did any of them fit.
     """
     tighten, rows = context.tighten, list[dict[str, Any]]()
-    target = attached(context)
-    for number in range(MEASURED_ROUNDS if target else 1):
+    who = attached(context)
+    if who is None:
+        return choose(context, context.plan, tighten=tighten), rows
+    for number in range(MEASURED_ROUNDS):
         if number:
             told = f"every candidate measured is over the budget: searching with {tighten:.2f} x the latency"
             context.events.note(told)
         selection = choose(context, context.plan, tighten=tighten)
-        if target is None:
-            return selection, rows
         some = diverse(selection.top, MEASURED_CANDIDATES)
-        new = measured(context, some, target)
+        new = measured(context, some, who)
         rows += new
         slow = [candidate for candidate, row in zip(some, new, strict=True) if row["fits"] is False]
         kept = [c for c, row in zip(some, new, strict=True) if row["fits"]]
@@ -169,9 +162,9 @@ def measured_selection(context: Context) -> tuple[Selection, list[dict[str, Any]
             rest = tuple(c for c in selection.top if c not in slow and c not in kept)
             return selection.model_copy(update={"top": (*kept, *rest)}), rows
         tighten = max(tighten * 1.02, correction_of(new) or tighten)
-    fastest = min(row["measured_p90_ms"] for row in rows if row["measured_p90_ms"])
+    times = [row["measured_p90_ms"] for row in rows if row["measured_p90_ms"]]
     raise InputError(
-        f"none of {len(rows)} candidates measured on this device fits: the fastest takes {fastest:.3g} ms (p90)",
+        f"none of {len(times)} candidates measured on {who.name} fits: the fastest takes {min(times):.3g} ms (p90)",
         where=f"latency budget {context.plan.budgets.latency_p90_ms:.3g} ms",
         fix="give a larger --latency-ms",
     )

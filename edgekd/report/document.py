@@ -136,6 +136,19 @@ class Predicted(Document):
     provenance: str
 
 
+class Attached(Document):
+    """A device behind ssh or adb that the run measured on, as the user named it. state: what it told of itself.
+
+    reason: why the student was not measured there, "" where it was. unlike: what of it is not as the profile says it.
+    """
+
+    name: str
+    address: str
+    state: dict[str, str] = Field(default_factory=dict)
+    reason: str = ""
+    unlike: tuple[str, ...] = ()
+
+
 class Epoch(Document):
     """One pass over the training data: mean loss by term and `total`, validation top-1 as a fraction."""
 
@@ -219,6 +232,7 @@ class RunReport(Document):
     measurements: tuple[MeasurementRow, ...] = ()
     ratios: tuple[RatioRow, ...] = ()
     predicted: tuple[Predicted, ...] = ()
+    attached: Attached | None = None
     gates: tuple[Gate, ...] = ()
     diagnoses: tuple[DiagnosisRow, ...] = ()
     assessment: Assessment | None = None

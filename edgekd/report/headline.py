@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import Literal
 
 from edgekd.report.base import Document
-from edgekd.report.document import Accuracy, GateState, RunReport
-from edgekd.report.rows import RatioRow
+from edgekd.report.document import Accuracy, GateState, Predicted, Quantity, RunReport
+from edgekd.report.rows import MeasurementRow, RatioRow
 
 
 class Figure(Document):
@@ -30,6 +30,44 @@ def deployed_accuracy(report: RunReport) -> Accuracy | None:
         if primary.precision == "int8" and (quantised := report.accuracy("quantised")) is not None:
             return quantised
     return student
+
+
+class Comparison(Document):
+    """One quantity of the deployed student as predicted and as measured on the profile's own device."""
+
+    predicted: Predicted
+    measured: float
+
+    @property
+    def ratio(self) -> float:
+        """Measured over predicted."""
+        return self.measured / self.predicted.value
+
+
+def on_device(report: RunReport) -> MeasurementRow | None:
+    """The deployed student measured on the profile's own device: the primary artifact, else another file that ships."""
+    rows = [row for row in report.measurements if row.on_profile_device and row.role == "student" and row.artifact]
+    primary = report.primary.name if report.primary else ""
+    return next((row for row in rows if row.artifact == primary), rows[0] if rows else None)
+
+
+def predicted(report: RunReport, quantity: Quantity) -> Predicted | None:
+    """The student's estimate of a quantity."""
+    return next((row for row in report.predicted if row.quantity == quantity and row.what == "student"), None)
+
+
+def comparisons(report: RunReport) -> tuple[Comparison, ...]:
+    """Predicted against measured; empty where the student never ran on the profile's device."""
+    row = on_device(report)
+    if row is None:
+        return ()
+    measured: dict[Quantity, float | None] = {
+        "latency_p50_ms": row.p50_ms,
+        "latency_p90_ms": row.p90_ms,
+        "peak_memory_mib": row.peak_memory_mib,
+    }
+    pairs = [(predicted(report, quantity), value) for quantity, value in measured.items()]
+    return tuple(Comparison(predicted=p, measured=value) for p, value in pairs if p is not None and p.value and value)
 
 
 def speed_counts(report: RunReport, row: RatioRow) -> bool:
@@ -72,7 +110,7 @@ def _speedups(report: RunReport) -> Iterator[Figure]:
         if row.key == "student-float-to-int8":
             continue
         what = "teacher as run today" if row.key == "teacher-today-to-student" else "teacher's best export"
-        label = f"speedup over the {what}"
+        label = f"speedup over the {what}" + (f" on {row.device}" if row.on_profile_device else "")
         if row.ratio is None or row.lo is None or row.hi is None:
             yield Figure(label=label, value="—", detail=row.reason or "not measured", kind="missing")
         elif not speed_counts(report, row):
@@ -109,12 +147,15 @@ def size_text(size_bytes: int) -> str:
 def _device_latency(report: RunReport) -> Figure:
     label = f"latency p50 on {report.profile.title}"
     budget = f"budget p90 {report.profile.budgets.latency_p90_ms:g} ms"
-    rows = [row for row in report.measurements if row.on_profile_device and row.role == "student"]
-    if rows:
-        detail = f"n = {rows[0].n:,}, {rows[0].runtime}, {rows[0].verdict}; {budget}"
-        return Figure(label=label, value=f"{rows[0].p50_ms:.3g} ms", detail=detail, kind="measured")
-    for row in report.predicted:
-        if row.quantity == "latency_p50_ms" and row.what == "student":
-            detail = f"[{row.lo:.3g}, {row.hi:.3g}] ms, never run there; {budget}"
-            return Figure(label=label, value=f"{row.value:.3g} ms", detail=detail, kind="predicted")
-    return Figure(label=label, value="—", detail="neither measured nor predicted", kind="missing")
+    row, estimate, attached = on_device(report), predicted(report, "latency_p50_ms"), report.attached
+    interval = "" if estimate is None else f"[{estimate.lo:.3g}, {estimate.hi:.3g}]"
+    if row is not None:
+        where = f"on {attached.name}{', another device by its looks' if attached.unlike else ''}: " if attached else ""
+        beside = "" if estimate is None else f"predicted {estimate.value:.3g} {interval}; "
+        detail = f"{where}{beside}n = {row.n:,}, {row.runtime}, {row.verdict}; {budget}"
+        return Figure(label=label, value=f"{row.p50_ms:.3g} ms", detail=detail, kind="measured")
+    never = f"not measured on {attached.name}: {attached.reason}" if attached else "never run there"
+    if estimate is None:
+        return Figure(label=label, value="—", detail="neither measured nor predicted", kind="missing")
+    detail = f"{interval} ms, {never}; {budget}"
+    return Figure(label=label, value=f"{estimate.value:.3g} ms", detail=detail, kind="predicted")

@@ -47,6 +47,7 @@ def render(report: RunReport) -> str:
             quantities=QUANTITIES,
             artifact_state=artifact_state,
             speed_counts=headline.speed_counts,
+            comparisons=headline.comparisons(report),
         )
     )
 

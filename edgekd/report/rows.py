@@ -114,7 +114,7 @@ class RatioRow(Document):
     """One of the three labelled speedups (above 1: the right-hand side is faster), from interleaved block pairs.
 
     `ratio` is None when it was not measured; `reason` then says why. `artifact`: the student's artifact that was timed
-    (`TARGET-PRECISION`); its speedup counts only when its check passed.
+    (`TARGET-PRECISION`); its speedup counts only when its check passed. on_profile_device: of the attached device.
     """
 
     key: RatioKey
@@ -126,6 +126,7 @@ class RatioRow(Document):
     runtime: str = ""
     artifact: str = ""
     device: str = ""
+    on_profile_device: bool = False
     reason: str = ""
 
     @property

@@ -168,3 +168,37 @@ def test_a_file_that_did_not_arrive_whole_is_refused(tmp_path: Path) -> None:
     model = {"target": "onnxruntime", "files": {str(file): "0" * 64}}
     with pytest.raises(device_runner.Refused, match=r"model\.onnx did not arrive whole"):
         device_runner.Bench().prepare(model, 1, [])
+
+
+FORKING = """
+import multiprocessing
+child = multiprocessing.get_context("fork").Process(target=int)
+child.start()
+child.join(20)
+if child.is_alive():
+    child.kill()
+    raise ImportError("its child hangs")
+"""
+
+
+def test_a_runtime_that_forks_while_it_is_imported_leaves_nobody_waiting(
+    onnx_contender: Contender, tmp_path: Path
+) -> None:
+    """OpenVINO's telemetry did: its child closed `sys.stdin`, whose lock the reading thread held, and never ended."""
+    package = tmp_path / "onnxruntime"
+    package.mkdir()
+    (package / "__init__.py").write_text(FORKING)
+    model = {"target": "onnxruntime", "files": {}, "path": "", "input_shape": [1], "sha256": ""}
+    command = ["env", f"PYTHONPATH={tmp_path}", sys.executable, device_runner.__file__]
+    with Worker(onnx_contender, threads=1, command=command, first={"model": model, "affinity": []}) as worker:
+        assert worker.prepared()["import_ms"] > 0
+
+
+@pytest.mark.runtime
+def test_openvino_sends_nothing_from_beside_what_is_timed() -> None:
+    code = (
+        "from edgekd.device_benchmarks.device_runner import runtime_module; import sys; runtime_module('openvino'); "
+        "print(sys.modules['openvino_telemetry'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split()[-1] == "None"

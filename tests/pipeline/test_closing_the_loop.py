@@ -148,6 +148,26 @@ def test_a_trained_student_over_budget_is_selected_anew_with_what_was_measured(
         assert record.resume(run.folder, asked).corrections == [1.5]
 
 
+@pytest.mark.parametrize(("p90_ms", "again"), [(0.5, None), (3.0, 1.5), (None, None)])
+def test_with_a_device_attached_its_measurement_decides_and_not_this_hosts(
+    settings: Callable[..., Settings], tmp_path: Path, p90_ms: float | None, again: float | None
+) -> None:
+    """This host says the opposite; a device that could not be measured asks for nothing."""
+    asked = settings(1.0, on="ssh://board")
+    run = record.create(tmp_path / "run", asked, command="")
+    write_json(run.folder / "select.json", {"figures": {"latency_p90_ms": 2.0}})
+    name = "student, null fp32"
+
+    def side(value: float) -> dict[str, Any]:
+        row = {"name": name, "p50_ms": 0.4, "p90_ms": value, "verdict": "valid"}
+        return {"set": {"measurements": [row]}, "student": name}
+
+    here = side(3.0 if again is None else 0.5)
+    there = {"set": None, "student": name} if p90_ms is None else side(p90_ms)
+    write_json(run.folder / "measure.json", {**here, "device": there})
+    assert reselecting.needed(context_of(run, load_inputs(asked), Silent())) == again
+
+
 def test_a_correction_sends_the_selection_back_and_leaves_the_plan(
     settings: Callable[..., Settings], tmp_path: Path
 ) -> None:

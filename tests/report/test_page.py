@@ -107,6 +107,7 @@ def test_hostile_names_are_text_everywhere() -> None:
         measurements=[{**row.model_dump(), "name": HOSTILE, "runtime": HOSTILE} for row in base.measurements],
         trainings=[{**base.trainings[0].model_dump(), "epochs": [{"epoch": 0, "losses": {HOSTILE: 1.0}}]}],
         artifacts=[{**row.model_dump(), "reason": HOSTILE} for row in base.artifacts],
+        attached={"name": HOSTILE, "address": HOSTILE, "state": {HOSTILE: HOSTILE}, "reason": HOSTILE},
     )
     text = render(report)
     page = Page(text)
@@ -128,6 +129,35 @@ def test_predicted_figures_are_marked_apart_from_measured_ones(page_text: str) -
     assert '<div class="tile predicted">' in page_text
     assert '<tr class="predicted">' in page_text
     assert '<span class="tag measured">measured</span>' in page_text
+
+
+def test_the_attached_device_stands_beside_what_was_predicted_for_it() -> None:
+    base = example_report()
+    row = next(row for row in base.measurements if row.artifact == "tflite-int8").model_dump()
+    there = {**row, "name": "student, int8 on pi", "on_profile_device": True, "p50_ms": 1.22}
+    report = example_report(
+        measurements=[*(r.model_dump() for r in base.measurements), there],
+        ratios=[{**r.model_dump(), "device": "pi", "on_profile_device": True} for r in base.ratios],
+        attached={"name": "pi", "address": "ssh://pi", "state": {"kernel": "Linux aarch64"}},
+    )
+    texts = Page(render(report)).texts
+    assert "Predicted against measured on pi (ssh://pi), for Raspberry Pi 5 (8 GB)." in texts
+    where = texts.index("latency p50")
+    assert [text.strip() for text in texts[where : where + 6] if text.strip()][1:] == [
+        "0.610 ms",
+        "0.320 – 1.15",
+        "1.22 ms",
+        "2.00",
+    ]
+    assert "speedup over the teacher's best export on pi" in texts
+    assert any("on pi: predicted 0.61 [0.32, 1.15]" in text for text in texts)
+    assert "Linux aarch64" in texts
+
+
+def test_a_device_that_could_not_be_measured_is_named_with_the_reason() -> None:
+    texts = Page(render(example_report(attached={"name": "pi", "address": "ssh://pi", "reason": "it went"}))).texts
+    assert "The student was not measured on pi (ssh://pi): it went" in texts
+    assert any("not measured on pi: it went" in text for text in texts if "budget p90" in text)
 
 
 def test_a_speedup_of_an_unchecked_artifact_is_withheld() -> None:

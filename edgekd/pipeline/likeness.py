@@ -1,0 +1,46 @@
+"""Whether a device is what a profile says it is, as far as its kernel and its board tell."""
+
+from __future__ import annotations
+
+from edgekd.device_benchmarks.host import HostState
+from edgekd.profile import HardwareProfile
+
+_ARM, _X86 = ("aarch64", "arm64"), ("x86_64", "amd64")
+_MACHINES = {"jetson": _ARM, "raspberry-pi": _ARM, "android": _ARM, "x86": _X86}
+_BOARDS = {"jetson": ("jetson", "tegra"), "raspberry-pi": ("raspberrypi",)}
+
+
+def mismatches(profile: HardwareProfile, state: HostState, flags: frozenset[str]) -> list[str]:
+    """Processor, board and instruction set extensions against the profile's; what is not told is not judged.
+
+    flags: of its processor, empty where it does not tell.
+    """
+    machine, machines = state.kernel.rpartition(" ")[2].lower(), _MACHINES.get(profile.kind, ())
+    if machine and machines and machine not in machines:
+        return [f"its kernel runs on {machine}, not on {machines[0]}"]
+    board = " ".join(part for part in (state.device_model, state.soc) if part)
+    if board and not _is_board(profile, _letters(board)):
+        return [f"it calls itself '{board}'"]
+    missing = [flag for flag in profile.cpu_flags if flag not in flags] if flags else []
+    extra = [flag for flag in profile.cpu_flags_absent if flag in flags]
+    return [
+        *([f"its processor lacks {', '.join(missing)}"] if missing else []),
+        *([f"its processor also has {', '.join(extra)}"] if extra else []),
+    ]
+
+
+def _is_board(profile: HardwareProfile, board: str) -> bool:
+    """edgekd's own Raspberry Pi profiles are for one model each; a Jetson does not tell its module by that name."""
+    words = _BOARDS.get(profile.kind, ())
+    if profile.device_name.startswith("raspberry-pi-"):
+        words = (_letters(profile.device_name),)
+    return not words or any(word in board for word in words)
+
+
+def _letters(text: str) -> str:
+    """What is compared.
+
+    >>> _letters("Raspberry Pi Zero 2 W Rev 1.0")
+    'raspberrypizero2wrev10'
+    """
+    return "".join(character for character in text.lower() if character.isalnum())
