@@ -135,7 +135,7 @@ def macs_of(node: fx.Node) -> int:
     output = node.meta.get("val")
     if not isinstance(output, torch.Tensor) or node.target not in (*WEIGHTED, *PRODUCTS):
         return 0
-    left, right = (_shape(cast(fx.Node, argument)) for argument in node.args[:2])
+    left, right = (shape_behind(cast(fx.Node, argument)) for argument in node.args[:2])
     per_image = math.prod(_fixed(size) for size in output.shape[1:])
     if node.target in PRODUCTS:
         return per_image * _fixed(left[-1])
@@ -144,8 +144,8 @@ def macs_of(node: fx.Node) -> int:
     return per_image * math.prod(_fixed(size) for size in right[1:])
 
 
-def _shape(node: fx.Node) -> Sequence[Any]:
-    """Of the tensor that an observer in between passes on."""
+def shape_behind(node: fx.Node) -> Sequence[Any]:
+    """Of the tensor that an observer or a quantiser in between passes on."""
     while "val" not in node.meta:
         node = cast(fx.Node, node.args[0])
     return cast(Sequence[Any], node.meta["val"].shape)

@@ -181,3 +181,22 @@ def test_openvino_rounds_alike_where_no_function_is_computed_on_the_way(many, im
     program = ptq(net.eval(), list(images.split(8)), quant_spec_for("openvino"))
     found = in_runtime(program, "openvino", many, tmp_path)
     assert same_images(float64(program, many), found) >= len(many) - 2
+
+
+@pytest.mark.parametrize("pool", [nn.AdaptiveAvgPool2d(1), nn.AdaptiveAvgPool2d(2)], ids=["global", "to an image"])
+def test_a_global_mean_is_such_a_fraction_and_a_pool_to_an_image_keeps_its_grid(pool: nn.Module, images) -> None:
+    """LiteRT's average pool cannot change grids."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), pool, nn.Flatten(), nn.LazyLinear(5)).eval()
+    with torch.no_grad():
+        net(images)
+    graph = ptq(net, list(images.split(8)), SPEC).module()
+    (mean,) = (n for n in graph.graph.nodes if "mean" in str(n.target) or "avg_pool" in str(n.target))
+    before, after = mean.args[0].args[1], next(iter(mean.users)).args[1]
+    found = fraction(before / 14**2 / after, [3e-7])
+    if pool.output_size == 1:
+        assert found is not None
+        assert found[1] % 2 == 1
+        assert before != after
+    else:
+        assert before == after
