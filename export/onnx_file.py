@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.export import ExportedProgram
 
-PROGRAM_EXPORTER_OPSET_MIN = 18
 QDQ_OPSET_MIN = 13  # first opset whose DequantizeLinear has a channel axis
 
 

@@ -10,7 +10,6 @@ from edgekd.errors import ConversionError
 from edgekd.export.describe import describe, image_spec
 from edgekd.export.io_forms import pixel_affine
 from edgekd.export.onnx_file import (
-    PROGRAM_EXPORTER_OPSET_MIN,
     QDQ_OPSET_MIN,
     export_program,
     export_traced,
@@ -23,6 +22,7 @@ from edgekd.export.onnx_pool import pool_globally
 from edgekd.export.onnx_weights import with_int8_weights
 from edgekd.export.program import Source, load, rewritten, runnable
 from edgekd.export.request import ExportRequest, RefusedError
+from edgekd.targets.legality import PROGRAM_EXPORTER_OPSET
 from edgekd.targets.onnxruntime import opset_for as opset_of_target
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def opset_for(request: ExportRequest) -> int:
 def _float_or_qdq(source: Source, opset: int) -> onnx.ModelProto:
     from edgekd.quant.gates import hard_sigmoids_as_codes
 
-    if opset < PROGRAM_EXPORTER_OPSET_MIN:
+    if opset < PROGRAM_EXPORTER_OPSET:
         return export_traced(
             runnable(source.program, hard_sigmoids_as_codes), source.shape, opset, outputs=source.output_names
         )

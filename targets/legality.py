@@ -15,8 +15,9 @@ from edgekd.artifact import Frozen, Precision
 from edgekd.profile import RuntimeSupport
 from edgekd.profile.operators import DILATED, Vocabulary, aten_names, vocabulary_of
 from edgekd.targets import onnxruntime, tensorrt
+from edgekd.targets.tensorrt import LAYER_NORM_OPSET
 
-GELU_OPSET, HARDSWISH_OPSET, LAYER_NORM_OPSET, MISH_OPSET = 20, 14, 17, 18  # ONNX: where one operator does it
+GELU_OPSET, HARDSWISH_OPSET, MISH_OPSET = 20, 14, 18  # ONNX: where one operator does it
 # Two exporters write ONNX, torch's TorchScript one below this opset.
 PROGRAM_EXPORTER_OPSET = 18
 
