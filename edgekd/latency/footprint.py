@@ -39,7 +39,8 @@ def footprint_mib(weight_elements: int, peak_activation_elements: int, precision
     """Predicted growth of the process in MiB.
 
     fp16 files of the measured runtimes, all on CPUs, are unpacked to fp32 and grow as those do (0.85 to 1.13 times, two
-    networks); their GPUs and NPUs, which nobody measured, are counted so too, rather too high than too low. The other runtimes were not measured: they are taken as ONNX Runtime's fp32 at their own bytes.
+    networks); their GPUs and NPUs, which nobody measured, are counted so too, rather too high than too low. The other
+    runtimes were not measured: they are taken as ONNX Runtime's fp32 at their own bytes.
 
     >>> footprint_mib(0, 0, "fp16", "openvino") == MEASURED["openvino", "fp32"].base_mib
     True
