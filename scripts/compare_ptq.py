@@ -57,13 +57,14 @@ def main() -> int:
     floats = {name: edgekd_artifact(options.program, name, "fp32", work / f"float-{name}") for name in RUNTIMES}
     expected = {name: outputs_of(artifact, data.images) for name, artifact in floats.items()}
     trained = trained_artifacts(options.trained) if options.trained else {}
-    rows, files = [], {}
+    rows, files, failures = [], {}, dict[str, str]()
     for index, (calibration, evaluated) in enumerate(data.sets):
         for runtime in RUNTIMES:
-            made = {
-                "edgekd": by_edgekd(options.program, runtime, calibration, work / f"edgekd-{index}"),
-                TOOLS[runtime]: BY_TOOL[runtime](floats[runtime], calibration, work / f"tool-{index}-{runtime}"),
-            }
+            made = {"edgekd": by_edgekd(options.program, runtime, calibration, work / f"edgekd-{index}")}
+            try:
+                made[TOOLS[runtime]] = BY_TOOL[runtime](floats[runtime], calibration, work / f"tool-{index}-{runtime}")
+            except Exception as error:  # whatever a tool raises where it cannot quantise this network
+                failures[TOOLS[runtime]] = f"{type(error).__name__}: {str(error)[:200]}"
             if index == 0 and runtime in trained:
                 made[TRAINED] = trained[runtime]
             for tool, artifact in made.items():
@@ -81,12 +82,17 @@ def main() -> int:
         "float_accuracy": None
         if data.labels is None
         else {r: float((e.argmax(1) == data.labels).mean()) for r, e in expected.items()},
-        "paired": [paired(rows, runtime, "edgekd") for runtime in RUNTIMES]
-        + [paired(rows, runtime, TRAINED) for runtime in RUNTIMES if runtime in trained],
+        "failures": failures,
+        "paired": [
+            paired(rows, runtime, ours)
+            for ours, runtimes in (("edgekd", RUNTIMES), (TRAINED, tuple(trained)))
+            for runtime in runtimes
+            if TOOLS[runtime] not in failures
+        ],
         "latency": latency(floats, files) if options.latency else None,
     }
     write_json(out, document)
-    print(json.dumps({k: document[k] for k in ("paired", "float_accuracy")}, indent=1))
+    print(json.dumps({k: document[k] for k in ("failures", "paired", "float_accuracy")}, indent=1))
     return 0
 
 
@@ -296,6 +302,7 @@ def latency(floats: dict[str, Artifact], files: dict[str, Artifact]) -> list[dic
     """int8 of edgekd against the float file and against the tool's, one thread, interleaved."""
     named = {f"{r}, fp32": a for r, a in floats.items()} | files
     pairs = [(f"{r}, {other}", f"{r}, edgekd") for r in RUNTIMES for other in ("fp32", TOOLS[r])]
+    pairs = [(baseline, ours) for baseline, ours in pairs if baseline in named]
     contenders = [of_artifact(artifact, name=name) for name, artifact in named.items()]
     default = of_artifact(floats["openvino"], name="openvino, default", options={"inference_precision": "default"})
     pairs.append(("openvino, default", "openvino, edgekd"))
