@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edgekd.device_benchmarks.host import HostState
-from edgekd.profile import HardwareProfile
+from edgekd.profile import HardwareProfile, profile_names
 
 _ARM, _X86 = ("aarch64", "arm64"), ("x86_64", "amd64")
 _MACHINES = {"jetson": _ARM, "raspberry-pi": _ARM, "android": _ARM, "x86": _X86}
@@ -30,11 +30,22 @@ def mismatches(profile: HardwareProfile, state: HostState, flags: frozenset[str]
 
 
 def _is_board(profile: HardwareProfile, board: str) -> bool:
-    """edgekd's own Raspberry Pi profiles are for one model each; a Jetson does not tell its module by that name."""
+    """A Raspberry Pi profile that is edgekd's own, or named after one of those, is for that model alone; a Jetson does
+    not tell its module by that name.
+    """
     words = _BOARDS.get(profile.kind, ())
-    if profile.device_name.startswith("raspberry-pi-"):
-        words = (_letters(profile.device_name),)
+    if profile.kind == "raspberry-pi" and (model := _shipped_model(profile.device_name)):
+        words = (_letters(model),)
     return not words or any(word in board for word in words)
+
+
+def _shipped_model(name: str) -> str:
+    """The shipped profile that a name is, or begins with: a user's own name says nothing of what a board calls itself.
+
+    >>> _shipped_model("raspberry-pi-5-cooled"), _shipped_model("raspberry-pi-500")
+    ('raspberry-pi-5', '')
+    """
+    return max((known for known in profile_names() if f"{name}-".startswith(f"{known}-")), key=len, default="")
 
 
 def _letters(text: str) -> str:

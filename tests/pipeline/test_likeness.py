@@ -46,3 +46,20 @@ def test_a_processor_with_other_extensions_is_another_device() -> None:
     assert mismatches(profile, here, frozenset({"fpu"})) == [f"its processor lacks {', '.join(profile.cpu_flags)}"]
     more = flags | set(profile.cpu_flags_absent)
     assert mismatches(profile, here, more) == [f"its processor also has {', '.join(profile.cpu_flags_absent)}"]
+
+
+@pytest.mark.parametrize(
+    ("name", "told", "alike"),
+    [
+        ("raspberry-pi-5-cooled", PI_5, True),
+        ("raspberry-pi-4-cooled", PI_5, False),
+        ("raspberry-pi-of-mine", PI_5, True),
+        ("raspberry-pi-of-mine", ORIN, False),
+        ("raspberry-pi-zero-2w@hot", PI_5, False),
+    ],
+)
+def test_a_profile_of_ones_own_is_held_to_the_model_that_it_is_named_after_and_to_no_other_word(
+    name: str, told: dict[str, Any], alike: bool
+) -> None:
+    own = load_profile("raspberry-pi-5").model_copy(update={"name": name})
+    assert (mismatches(own, state(**told), frozenset()) == []) == alike
