@@ -71,7 +71,7 @@ class Attached:
             with session:
                 found = self._there(session, artifacts, pairs, on_progress)
         except EdgekdError as error:
-            return Found(None, str(error).removeprefix(f"{self.name}: "))
+            found = Found(None, str(error).removeprefix(f"{self.name}: "))
         if not session.left_behind:
             return found
         left = f"{self.name}: could not see that {session.left_behind} was removed there; its keeper does it"

@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 
 from edgekd.device_benchmarks.devices import Device
-from edgekd.device_benchmarks.transports import parse_device
+from edgekd.device_benchmarks.host import HostState
+from edgekd.device_benchmarks.session import DeviceSession
+from edgekd.device_benchmarks.transports import DeviceLostError, parse_device
 from edgekd.errors import InputError
 from edgekd.pipeline import attached
-from edgekd.pipeline.attached import Attached, reach, undriven
+from edgekd.pipeline.attached import Attached, Found, reach, undriven
 from edgekd.pipeline.plan import TargetPlan
 from edgekd.pipeline.settings import Settings
 from edgekd.profile import HardwareProfile, load_profile, profile_names
@@ -59,3 +61,25 @@ def test_every_board_and_phone_that_edgekd_knows_is_driven() -> None:
     remote = [p for p in map(load_profile, profile_names()) if p.transport in ("ssh", "adb")]
     assert remote
     assert [p.name for p in remote if undriven(p)] == []
+
+
+@pytest.mark.parametrize(("left", "noted"), [("/tmp/edgekd.abc123", True), ("", False)])
+def test_what_a_device_that_fails_keeps_of_ours_is_told(
+    left: str, noted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Lost(DeviceSession):
+        """The link breaks at the first question, and nobody can see whether the folder went."""
+
+        def __enter__(self) -> DeviceSession:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            self.left_behind = left
+
+        def identity(self) -> HostState:
+            raise DeviceLostError("the connection broke", where=self.name)
+
+    monkeypatch.setattr(attached, "DeviceSession", Lost)
+    found = of_board(load_profile("raspberry-pi-5")).measure({})
+    told = (f"board: could not see that {left} was removed there; its keeper does it",)
+    assert found == Found(None, "the connection broke", notes=told if noted else ())
