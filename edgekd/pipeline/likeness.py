@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from edgekd.device_benchmarks.host import HostState
+from edgekd.device_benchmarks.jetson import parse_nvpmodel
 from edgekd.profile import HardwareProfile, profile_names
 
 _ARM, _X86 = ("aarch64", "arm64"), ("x86_64", "amd64")
@@ -11,7 +12,7 @@ _BOARDS = {"jetson": ("jetson", "tegra"), "raspberry-pi": ("raspberrypi",)}
 
 
 def mismatches(profile: HardwareProfile, state: HostState, flags: frozenset[str]) -> list[str]:
-    """Processor, board and instruction set extensions against the profile's; what is not told is not judged.
+    """Processor, board, instruction set extensions, power mode against the profile's; what is not told is not judged.
 
     flags: of its processor, empty where it does not tell.
     """
@@ -26,7 +27,26 @@ def mismatches(profile: HardwareProfile, state: HostState, flags: frozenset[str]
     return [
         *([f"its processor lacks {', '.join(missing)}"] if missing else []),
         *([f"its processor also has {', '.join(extra)}"] if extra else []),
+        *_power_mode(profile, state.power_mode or ""),
     ]
+
+
+def _power_mode(profile: HardwareProfile, told: str) -> list[str]:
+    """Of what `nvpmodel -q` says only what is sure: NVIDIA's names differ by board and release (MAXN is the 10 W of a
+    Jetson Nano and the 15 W are MODE_15W_6CORE), so that a mode is another where it is one more of the profile's, or
+    both are named after a power.
+    """
+    mine, name = profile.power_mode, (parse_nvpmodel(told) or "").partition(" ")[0]
+    if mine is None or not name:
+        return []
+    words, known = name.lower().split("_"), [mode.name for mode in profile.power_modes]
+    theirs = next((word for word in words if word in known or (_is_power(mine) and _is_power(word))), mine)
+    return [] if theirs == mine else [f"its power mode is {name}, and the profile is for {mine}"]
+
+
+def _is_power(word: str) -> bool:
+    """As `15w`."""
+    return word[-1:] == "w" and word[:-1].isdigit()
 
 
 def _is_board(profile: HardwareProfile, board: str) -> bool:
