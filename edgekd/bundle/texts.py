@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from edgekd.report.document import RunReport
-from edgekd.report.headline import deployed_accuracy, figures, size_text, speed_counts, verdict
+from edgekd.report.headline import deployed_accuracy, figures, on_device, size_text, speed_counts, verdict
 from edgekd.report.page import flat
 from edgekd.report.rows import ArtifactRow
 
@@ -188,8 +188,8 @@ def _limits(report: RunReport) -> Iterator[str]:
                 f"; its figures come from {row.check.executed_in}" if row.check and row.check.executed_in else ""
             )
             yield f"{row.name} never ran in its own runtime or on its hardware{plain(figures_from)}."
-    if not any(row.on_profile_device for row in report.measurements):
-        yield f"Nothing ran on {plain(report.profile.title)}: every figure for it is a prediction."
+    if on_device(report) is None:
+        yield _never_there(report)
     for ratio in report.ratios:
         if ratio.ratio is not None and not speed_counts(report, ratio):
             yield f"The speedup of {ratio.artifact} is withheld, because its check did not pass."
@@ -197,6 +197,16 @@ def _limits(report: RunReport) -> Iterator[str]:
         yield "No test accuracy was measured."
     yield "Tested on one data set's own test split; other distributions, corruptions and calibration were not tested."
     yield from (plain(warning) for warning in report.warnings)
+
+
+def _never_there(report: RunReport) -> str:
+    """The teacher's row is no figure of what is in the bundle."""
+    device = plain(report.profile.title)
+    if any(row.on_profile_device for row in report.measurements):
+        return (
+            f"The student never ran on {device}, though others did: every figure of the student there is a prediction."
+        )
+    return f"Nothing ran on {device}: every figure for it is a prediction."
 
 
 def coreml(report: RunReport, row: ArtifactRow) -> str:

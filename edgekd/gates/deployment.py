@@ -254,6 +254,8 @@ def _speedup_gate(report: RunReport, row: RatioRow | None, name: str) -> Gate:
         why = f"{row.artifact} has not passed its check; a wrong answer's speed does not count"
         return Gate(name=name, state="unverified", figure=figure, threshold=threshold, why=why)
     met = row.significant and row.lo > 1
+    if met and row.on_profile_device and (doubt := _unlike(report)):
+        return Gate(name=name, state="unverified", figure=figure, threshold=threshold, why=doubt)
     why = (
         f"measured on {row.device}" if met and row.device else "" if met else "no significant speedup over the teacher"
     )

@@ -64,12 +64,14 @@ class Attached:
         """Time exported files side by side, with the run's threads. A file that cannot run is among `failures`."""
         if self.device is None:
             return Found(self._timed(artifacts, pairs, on_progress, None))
+        if why := undriven(self.profile):
+            return Found(None, why)
         session = DeviceSession(self.device)
         try:
             with session:
                 found = self._there(session, artifacts, pairs, on_progress)
         except EdgekdError as error:
-            return Found(None, str(error).removeprefix(f"{self.name}: "))
+            found = Found(None, str(error).removeprefix(f"{self.name}: "))
         if not session.left_behind:
             return found
         left = f"{self.name}: could not see that {session.left_behind} was removed there; its keeper does it"
@@ -140,9 +142,13 @@ def device(settings: Settings) -> Device:
 def reach(settings: Settings, profile: HardwareProfile) -> tuple[str, ...]:
     """Connect once, before anything is loaded or trained: who answered, and what speaks against it.
 
-    Raises: InputError: no such device, it cannot be used, has not the profile's first runtime, or is an emulator.
+    Raises: InputError: no such device, it cannot be used, has not the profile's first runtime, is an emulator, or the
+        profile is about a unit of it that nothing here can open.
     """
     named, target = device(settings), profile.primary.target
+    if why := undriven(profile):
+        fix = "choose a profile whose first runtime is on such a unit, or leave --on out"
+        raise InputError(why, where=f"--on {named.name}", fix=fix)
     try:
         with DeviceSession(named) as session:
             why_not, state = session.why_not(target), session.identity()
@@ -154,6 +160,18 @@ def reach(settings: Settings, profile: HardwareProfile) -> tuple[str, ...]:
         raise InputError(why_not, where=f"--on {named.name}")
     what = ", ".join(part for part in (state.device_model, state.cpu_model, state.kernel, state.runtimes) if part)
     return (f"attached: {named.name} ({what})", *unlike)
+
+
+def undriven(profile: HardwareProfile) -> str:
+    """Why no device can be measured as this profile's: the unit that its first runtime is on; "" where one can.
+
+    What runs there opens the CPU, and trtexec the GPU, whatever the profile says: its figures would be another unit's.
+    """
+    target, unit = profile.primary.target, profile.primary.unit
+    opened = "gpu" if target == "tensorrt" else "cpu"
+    if unit == opened:
+        return ""
+    return f"'{profile.name}' is for '{target}' on the {unit}, and a device runs '{target}' on its {opened} only"
 
 
 def reach_or_note(settings: Settings, profile: HardwareProfile, events: Events, *, required: bool) -> None:

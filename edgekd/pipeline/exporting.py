@@ -107,8 +107,8 @@ def _precisions(context: Context, target: str) -> set[str | None]:
 def _float_request(context: Context, target: str, *, program: str, folder: str) -> ExportRequest:
     plan = TargetPlan(target=target, precision="fp32", why="comparison")
     asked = request(context, plan, program=program, folder=folder)
-    # No profile where the file is for the host, not for the device: the device's opset limits do not apply.
-    return asked if context.on is not None else asked.model_copy(update={"profile": None})
+    # No profile where the file is for the host, not for the device: what the device takes does not apply to it.
+    return asked if target == device_runtime(context) else asked.model_copy(update={"profile": None})
 
 
 def host_runtime(context: Context) -> str | None:

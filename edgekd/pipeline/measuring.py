@@ -13,6 +13,7 @@ from edgekd.artifact import Artifact
 from edgekd.device_benchmarks.contender import Contender, StudentModule, TeacherModule, of_artifact
 from edgekd.device_benchmarks.measure import measure_all
 from edgekd.device_benchmarks.measurement import MeasurementSet
+from edgekd.files import read_json
 from edgekd.pipeline.attached import attached
 from edgekd.pipeline.context import Context
 from edgekd.pipeline.exporting import artifact_of, host_runtime, runs_here, teacher_runtimes
@@ -38,8 +39,27 @@ def side_of_device(measure: Plain, settings: Settings) -> Plain:
 
 
 def owed(context: Context) -> bool:
-    """Whether the stage is done but for the attached device, which could not be measured: a resumed run tries again."""
-    return context.on is not None and context.record.result("measure")["device"]["set"] is None
+    """Whether all that the stage lacks is the attached device's, or the rest of it: a resumed run tries again."""
+    return context.on is not None and _incomplete(context.record.result("measure")["device"])
+
+
+def _incomplete(side: Plain) -> bool:
+    """Whether the device told nothing of the student, or went before the last round."""
+    return not _tells_of_student(side) or side["set"]["partial"] is not None
+
+
+def _tells_of_student(side: Plain) -> bool:
+    return side["set"] is not None and side["student"] in [row["name"] for row in side["set"]["measurements"]]
+
+
+def _earlier(context: Context, student: Artifact) -> dict[str, Any] | None:
+    """What an earlier try, cut short on the device, told of this very file: a try that fails takes nothing away."""
+    file = context.folder / "measure.json"
+    side: dict[str, Any] | None = read_json(file).get("device") if file.exists() else None
+    if side is None or not _tells_of_student(side):
+        return None
+    row = next(row for row in side["set"]["measurements"] if row["name"] == side["student"])
+    return side if row["provenance"]["artifact_sha256"] == student.sha256 else None
 
 
 def _on_host(context: Context, export: Plain) -> dict[str, Any]:
@@ -93,7 +113,7 @@ def _on_device(context: Context, export: Plain) -> dict[str, Any] | None:
         context.events.note(line)
     if found.set is not None:
         _tell(context, found.set, f" on {who.name}")
-    return {
+    side = {
         "name": who.name,
         "address": str(who.device.address),
         "set": None if found.set is None else found.set.model_dump(mode="json"),
@@ -103,6 +123,11 @@ def _on_device(context: Context, export: Plain) -> dict[str, Any] | None:
         "unlike": list(found.unlike),
         "notes": list(found.notes),
     }
+    if _incomplete(side) and not failed:
+        context.events.note(f"not all was measured on {who.name}; --resume tries again")
+    if _tells_of_student(side) or student is None:
+        return side
+    return _earlier(context, artifacts[student]) or side
 
 
 def _files(context: Context, export: Plain) -> tuple[dict[str, Artifact], dict[str, Artifact], dict[str, Artifact]]:

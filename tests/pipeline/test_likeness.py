@@ -46,3 +46,47 @@ def test_a_processor_with_other_extensions_is_another_device() -> None:
     assert mismatches(profile, here, frozenset({"fpu"})) == [f"its processor lacks {', '.join(profile.cpu_flags)}"]
     more = flags | set(profile.cpu_flags_absent)
     assert mismatches(profile, here, more) == [f"its processor also has {', '.join(profile.cpu_flags_absent)}"]
+
+
+@pytest.mark.parametrize(
+    ("name", "told", "alike"),
+    [
+        ("raspberry-pi-5-cooled", PI_5, True),
+        ("raspberry-pi-4-cooled", PI_5, False),
+        ("raspberry-pi-of-mine", PI_5, True),
+        ("raspberry-pi-of-mine", ORIN, False),
+        ("raspberry-pi-zero-2w@hot", PI_5, False),
+    ],
+)
+def test_a_profile_of_ones_own_is_held_to_the_model_that_it_is_named_after_and_to_no_other_word(
+    name: str, told: dict[str, Any], alike: bool
+) -> None:
+    own = load_profile("raspberry-pi-5").model_copy(update={"name": name})
+    assert (mismatches(own, state(**told), frozenset()) == []) == alike
+
+
+@pytest.mark.parametrize(
+    ("profile", "told", "other"),
+    [
+        ("jetson-orin-nano", "NV Power Mode: 25W 1", ""),
+        ("jetson-orin-nano", "NV Power Mode: 15W 0", "15W"),
+        ("jetson-orin-nano@15w", "NV Power Mode: 15W 0", ""),
+        ("jetson-orin-nano", "NV Power Mode: MAXN_SUPER 2", ""),
+        ("jetson-agx-orin", "NVPM WARN: fan mode is not set! NV Power Mode: MAXN 0", ""),
+        ("jetson-agx-orin", "NV Power Mode: MODE_30W 2", "MODE_30W"),
+        ("jetson-agx-orin@30w", "NV Power Mode: MAXN 0", "MAXN"),
+        ("jetson-xavier-nx", "NV Power Mode: MODE_15W_6CORE 2", ""),
+        ("jetson-xavier-nx", "NV Power Mode: MODE_20W_6CORE 8", "MODE_20W_6CORE"),
+        ("jetson-nano", "NV Power Mode: MAXN 0", ""),
+        ("jetson-nano", "NV Power Mode: 5W 1", "5W"),
+        ("jetson-tx2", "NV Power Mode: MAXP_CORE_ARM 3", "MAXP_CORE_ARM"),
+        ("jetson-orin-nx", "NV Power Mode: 10W 3", ""),
+        ("jetson-orin-nano", None, ""),
+    ],
+)
+def test_a_power_mode_is_another_where_nvidias_name_for_it_leaves_no_doubt(
+    profile: str, told: str | None, other: str
+) -> None:
+    known = load_profile(profile)
+    expected = [f"its power mode is {other}, and the profile is for {known.power_mode}"] if other else []
+    assert mismatches(known, state(**ORIN, power_mode=told), frozenset()) == expected
