@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 
 # A shell that starts a job in the background makes it deaf to Ctrl-C, and every child too: tests send it to theirs.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -18,6 +19,9 @@ import torch
 
 from edgekd.data.dataset import Dataset, TensorSplit, channel_statistics, fingerprint_of
 from edgekd.data.preprocessing import Preprocessing
+
+# Modules that several rooms build their tests from; with --import-mode=importlib no test sees another file by itself.
+sys.path.insert(0, str(Path(__file__).parent / "builders"))
 
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import io
 import json
 import os
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from example_report import example_report
 from onnx import TensorProto, helper, numpy_helper
 
 from edgekd.bundle import VerifyReport, device_run, verify, write_bundle, write_parity
@@ -29,18 +29,6 @@ from edgekd.report.document import RunReport
 
 CLASSES, SIDE, N = 10, 28, 12
 PREPROCESSING = {"image_size": SIDE, "channels": 1, "mean": [0.286], "std": [0.353]}
-
-
-def example_report(**changes: Any) -> RunReport:
-    spec = importlib.util.spec_from_file_location(
-        "example_report", Path(__file__).parent / "report" / "example_report.py"
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    report: RunReport = module.example_report(**changes)
-    return report
 
 
 def linear_onnx(path: Path, weights: np.ndarray) -> None:

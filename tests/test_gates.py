@@ -2,26 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
 from typing import Any
 
 import pytest
+from example_report import example_report
 
 from edgekd.gates import evaluate_gates
 from edgekd.report.document import Gate, RunReport
-
-
-def example_report(**changes: Any) -> RunReport:
-    spec = importlib.util.spec_from_file_location(
-        "example_report", Path(__file__).parent / "report" / "example_report.py"
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    report: RunReport = module.example_report(**changes)
-    return report
 
 
 def gate(report: RunReport, name: str) -> Gate:

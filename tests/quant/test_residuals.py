@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from settled_net import net_of
 from torch import Tensor, fx, nn
 
 from edgekd.export import ExportRequest, export_one
@@ -36,16 +37,6 @@ class Block(nn.Module):
         if self.kind == "broadcast":
             return x + y.mean((2, 3), keepdim=True) + self.second(x)[:, :, :1, :1]
         return (self.aside(x) if self.kind == "two" else x) + y
-
-
-def net_of(*blocks: nn.Module) -> nn.Module:
-    """Settled batch norms, then logits."""
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
-    with torch.no_grad():
-        for _ in range(30):
-            net.train()(torch.randn(16, 3, 16, 16))
-    return net.eval()
 
 
 def unrounded_operands(graph: fx.GraphModule) -> list[int]:

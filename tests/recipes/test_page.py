@@ -24,7 +24,8 @@ def test_the_recipe_on_the_page_is_valid() -> None:
 
 def test_the_python_on_the_page_runs() -> None:
     (code,) = blocks("python")
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120, stdout=subprocess.DEVNULL)
+    done = subprocess.run([sys.executable, "-c", code], check=False, timeout=120, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_page_lists_what_ships() -> None:

@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
+from example_report import example_report
 
 from edgekd.errors import InputError
-from edgekd.report import RunReport, load, parse, save
-
-
-def example_report(**changes: Any) -> RunReport:
-    spec = importlib.util.spec_from_file_location("example_report", Path(__file__).parent / "example_report.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    report: RunReport = module.example_report(**changes)
-    return report
+from edgekd.report import load, parse, save
 
 
 def test_json_gives_back_the_same_report(tmp_path: Path) -> None:

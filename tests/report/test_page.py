@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import html.parser
-import importlib.util
 import re
 from pathlib import Path
 from typing import Any
 
+import example_report as example
 import pytest
 
 from edgekd.gates import evaluate_gates
@@ -18,12 +18,7 @@ VOID = {"meta", "br", "link", "img", "hr", "input"}
 
 
 def example_report(**changes: Any) -> RunReport:
-    spec = importlib.util.spec_from_file_location("example_report", Path(__file__).parent / "example_report.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    report: RunReport = module.example_report(**changes)
+    report: RunReport = example.example_report(**changes)
     return report.model_copy(update={"gates": evaluate_gates(report)})
 
 
