@@ -21,8 +21,9 @@ class QuantSpec(Frozen):
     activation_*: per tensor; `affine` has a zero point, `symmetric` has zero point 0 (TensorRT refuses any other).
     weight_bits: 7 on x86 without VNNI, where u8 x i8 accumulation saturates in 16 bits.
     observer: which range of what calibration saw becomes the grid: all of it, all but the tails, or the one with the
-    least expected error of each tensor ("mse"). "auto" takes whichever of the three keeps the network's outputs best,
-    and always the whole range of the outputs themselves. percentile: share (%) that "percentile" keeps on either side.
+    least expected error of each tensor ("mse"); the last two count an image with extreme activations as a part of one.
+    "auto" takes whichever of the three keeps the network's outputs best, and of the outputs themselves the whole range
+    unless a few extreme images decide it. percentile: share (%) that "percentile" keeps on either side.
     rounding: weights to the "nearest" codes, or to those that keep the layer's "output" closest (PTQ; Frantar 2022).
     bias_correction: PTQ moves each bias by the mean error of its channel (Nagel et al. 2019, section 4.2).
     float_layers: paths as `named_modules()` gives them; a path stands for everything under it. float_kinds: operators

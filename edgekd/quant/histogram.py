@@ -2,10 +2,16 @@
 
 torchao's HistogramObserver costs more than the network it observes: it re-bins every batch and searches with Python
 loops. Here bins are anchored at zero and their width only ever doubles, so batches add up exactly.
+
+Images are counted apart by how large their values are, because a few with extreme activations must not decide: the
+error of a large image counts as a part of what it computes. EfficientNet-B0, briefly trained on CIFAR-10, has images
+with 10 to 100 times the usual activations; with all values alike the mean test image kept 1.4 dB and 25% were right
+where float has 43 (nearest rounding, biases as they were), with images weighed 17.2 dB and 42%.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 import torch
@@ -24,26 +30,31 @@ SMALLEST_PART = 0.2
 # does. Measured with corrected biases, KL(float || int8) with powers 2, 2.5 and 4: EfficientNet-Lite0 .0055, .0027,
 # .0027; mobilenet_v3_small .0018, .0021, .0026; deit_tiny .0043, .0057, .0076. BRECQ's code (Li et al. 2021) takes 2.4.
 POWER = 2.4
+# The octave of an image of zeros, under that of any other.
+SMALLEST = 2.0**-1000
+ZEROS = -1001
 
 
 @dataclass
 class Histogram:
-    """Counts of values in 2 * BINS bins of one width around zero, and the exact range.
+    """Counts of values in 2 * BINS bins of one width around zero, by size of their image, and the exact range.
 
     >>> seen = Histogram()
-    >>> seen.add(torch.tensor([0.0, 1.0])); seen.add(torch.tensor([-3.0, 2.0]))
-    >>> seen.low, seen.high, int(seen.counts.sum())
-    (-3.0, 2.0, 4)
+    >>> seen.add(torch.tensor([[0.0, 1.0]])); seen.add(torch.tensor([[-3.0, 2.0], [1.0, 0.0]]))
+    >>> seen.low, seen.high, sum(int(counts.sum()) for counts in seen.counts.values())
+    (-3.0, 2.0, 6)
     """
 
     low: float = 0.0
     high: float = 0.0
     width: float = 0.0
-    counts: Tensor = field(default_factory=lambda: torch.zeros(2 * BINS, dtype=torch.float64))
+    # By octave (exponent of two) of an image's mean |value| ** POWER: its values' bins, and how many such images.
+    counts: dict[int, Tensor] = field(default_factory=dict)
+    images: Counter[int] = field(default_factory=Counter)
     calls: int = 0
 
     def add(self, values: Tensor) -> None:
-        """Count a batch of any shape; of a large one every n-th value, the first of them another one each time."""
+        """Count a batch (images, ...); of a large one every n-th value, the first of them another one each time."""
         low, high = (float(end) for end in torch.aminmax(values))
         self.low, self.high = min(self.low, low), max(self.high, high)
         largest = max(-low, high)
@@ -52,24 +63,41 @@ class Histogram:
         self._widen(largest)
         flat = values.reshape(-1)
         step = max(1, flat.numel() // SAMPLE) | 1  # odd: an even step would walk down a few columns of an image only
-        flat = flat[self.calls % step :: step]
-        bins = torch.floor(flat.double() / self.width).long().clamp_(-BINS, BINS - 1) + BINS
-        self.counts += torch.bincount(bins.cpu(), minlength=2 * BINS)
+        start = self.calls % step
+        sampled = flat[start::step].double().cpu()
+        images = len(values) if values.ndim else 1
+        image = torch.arange(start, flat.numel(), step) // (flat.numel() // images)
+        bins = torch.floor(sampled / self.width).long().clamp_(-BINS, BINS - 1) + BINS
+        octaves = _octaves(sampled, image, images)
+        for octave in sorted(set(octaves.tolist())):
+            found = torch.bincount(bins[octaves[image] == octave], minlength=2 * BINS)
+            self.counts[octave] = self.counts.get(octave, 0) + found.double()
+            self.images[octave] += int((octaves == octave).sum())
         self.calls += 1
 
     def _widen(self, largest: float) -> None:
         self.width = self.width or largest / BINS
         while largest > self.width * BINS:
-            pairs = self.counts.reshape(2, BINS // 2, 2).sum(-1)  # bins [-2, -1] and [0, 1] never straddle zero
-            self.counts = torch.zeros_like(self.counts)
-            self.counts[BINS // 2 : BINS] = pairs[0]
-            self.counts[BINS : BINS + BINS // 2] = pairs[1]
+            for octave, counts in self.counts.items():
+                pairs = counts.reshape(2, BINS // 2, 2).sum(-1)  # bins [-2, -1] and [0, 1] never straddle zero
+                self.counts[octave] = torch.zeros_like(counts)
+                self.counts[octave][BINS // 2 : BINS] = pairs[0]
+                self.counts[octave][BINS : BINS + BINS // 2] = pairs[1]
             self.width *= 2
 
+    def weighed(self) -> Tensor:
+        """Counts (2 * BINS) of all images, those over the median size each by the median over its own."""
+        usual = _median(self.images)
+        total = torch.zeros(2 * BINS, dtype=torch.float64)
+        for octave, counts in self.counts.items():
+            total += counts * 2.0 ** min(0, usual - octave)
+        return total
+
     def values(self) -> tuple[Tensor, Tensor]:
-        """(centre, count) of the bins that hold anything."""
-        held = self.counts.nonzero().reshape(-1)
-        return ((held - BINS).double() + 0.5) * self.width, self.counts[held]
+        """(centre, weighed count) of the bins that hold anything."""
+        counts = self.weighed()
+        held = counts.nonzero().reshape(-1)
+        return ((held - BINS).double() + 0.5) * self.width, counts[held]
 
     def percentile(self, share: float) -> tuple[float, float]:
         """(low, high) that keep `share` percent of the values on either side; both within what was seen."""
@@ -82,6 +110,19 @@ class Histogram:
         low = centres[min(int((below <= 1 - reach).sum()), len(centres) - 1)]
         half = self.width / 2
         return max(self.low, min(float(low) - half, 0.0)), min(self.high, max(float(high) + half, 0.0))
+
+
+def _octaves(values: Tensor, image: Tensor, images: int) -> Tensor:
+    """Exponent of two of each image's mean |value| ** POWER: (images,), int64; of one without a value ZEROS."""
+    sums = torch.bincount(image, weights=values.abs().pow(POWER), minlength=images)
+    means = sums / torch.bincount(image, minlength=images).clamp(min=1)
+    return torch.where(means > 0, torch.log2(means.clamp(min=SMALLEST)).floor(), ZEROS).long()
+
+
+def _median(images: Counter[int]) -> int:
+    """The octave of the median image that is not zero throughout."""
+    ordered = [octave for octave in sorted(images.elements()) if octave != ZEROS]
+    return ordered[(len(ordered) - 1) // 2] if ordered else ZEROS
 
 
 @dataclass(frozen=True)

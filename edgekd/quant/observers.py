@@ -52,14 +52,19 @@ class ActivationObserver(ObserverBase):  # type: ignore[misc]  # torchao ships n
 
     def settle(self, observer: Observer = "mse") -> None:
         """Choose the grid from what was seen; `observer` is for those whose own is "auto"."""
-        symmetric = self.qscheme is torch.per_tensor_symmetric
-        grid = Grid(self.quant_min, self.quant_max, symmetric, self.eps)
         chosen: Observer = observer if self.observer == "auto" else self.observer
-        ends = torch.tensor([self.fixed or chosen_range(self.seen, grid, chosen, self.percentile)])
-        scale, zero_point = grid.parameters(ends[:, 0], ends[:, 1])
+        self.cover(*(self.fixed or chosen_range(self.seen, self._grid, chosen, self.percentile)))
+
+    def cover(self, low: float, high: float) -> None:
+        """Take the grid of a range."""
+        scale, zero_point = self._grid.parameters(torch.tensor([low]), torch.tensor([high]))
         self.scale, self.zero_point = float(scale), int(zero_point)
-        if not ends.any():
+        if not (low or high):
             self.scale = DEAD_SCALE
+
+    @property
+    def _grid(self) -> Grid:
+        return Grid(self.quant_min, self.quant_max, self.qscheme is torch.per_tensor_symmetric, self.eps)
 
     def calculate_qparams(self) -> tuple[Tensor, Tensor]:
         """(scale, zero point), for torchao's conversion."""

@@ -17,10 +17,11 @@ SYMMETRIC = Grid(-8, 7, symmetric=True, eps=2**-16)
 NAMES: tuple[Observer, ...] = ("minmax", "percentile", "mse")
 
 
-def seen(*batches: torch.Tensor) -> Histogram:
+def seen(*images: torch.Tensor) -> Histogram:
+    """One image at a time."""
     histogram = Histogram()
-    for batch in batches:
-        histogram.add(batch)
+    for image in images:
+        histogram.add(image[None])
     return histogram
 
 
@@ -37,22 +38,36 @@ def skewed(n: int = 20_000) -> torch.Tensor:
 
 def test_batches_add_up_to_what_one_batch_gives_whatever_their_order() -> None:
     small, large = torch.linspace(-1, 1, 1000), torch.linspace(-7, 9, 1000)
-    growing, falling = seen(small, large), seen(large, small)
-    assert growing.counts.sum() == falling.counts.sum() == 2000
-    assert (growing.low, growing.high) == (falling.low, falling.high) == (-7.0, 9.0)
+    growing, falling, at_once = seen(small, large), seen(large, small), Histogram()
+    at_once.add(torch.stack([small, large]))
+    for histogram in (growing, falling, at_once):
+        assert (histogram.low, histogram.high) == (-7.0, 9.0)
+        assert sum(histogram.counts.values()).sum() == 2000
+        assert sum(histogram.counts.values())[BINS:].sum() == sum(int((image >= 0).sum()) for image in (small, large))
     assert growing.width == pytest.approx(8 / BINS * 2)  # 1 / BINS doubled until 9 fits in
-    assert growing.counts[BINS:].sum() == sum(int((batch >= 0).sum()) for batch in (small, large))
+    assert growing.images == falling.images == at_once.images
+    assert growing.weighed().sum() == falling.weighed().sum() == at_once.weighed().sum() < 2000
+
+
+def test_an_image_of_large_values_counts_as_a_part_of_what_it_holds() -> None:
+    usual, large, silent = torch.full((3, 100), 1.5), torch.full((1, 100), 12.0), torch.zeros(5, 100)
+    histogram = Histogram()
+    histogram.add(torch.cat([usual, large, silent]))
+    counts = dict(zip(*(part.tolist() for part in histogram.values()), strict=True))
+    (of_zeros, of_usual, of_large) = (counts[centre] for centre in sorted(counts))
+    assert (of_zeros, of_usual) == (500, 300)
+    assert of_large == 100 * 2.0**-7  # 8 times the values are 2.4 * 3 octaves more
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.floats(-1e4, 1e4, width=32), min_size=1, max_size=30))
 def test_every_value_lies_in_a_bin_that_is_counted(values: list[float]) -> None:
     histogram = seen(torch.tensor(values), torch.tensor(values) / 7)
-    centres, counts = histogram.values()
+    centres, _ = histogram.values()
     if not any(values):
         assert len(centres) == 0
         return
-    assert counts.sum() == 2 * len(values)
+    assert sum(histogram.counts.values()).sum() == 2 * len(values)
     for value in values:
         assert (centres - value).abs().min() <= histogram.width * 0.501
 
@@ -62,7 +77,7 @@ def test_a_large_tensor_is_sampled_but_its_extremes_are_kept() -> None:
     values[12345] = 77.0
     histogram = seen(values)
     assert histogram.high == 77.0
-    assert histogram.counts.sum() < 2**17
+    assert histogram.weighed().sum() < 2**17
 
 
 def test_percentile_cuts_the_tail_and_not_the_bulk() -> None:
@@ -71,6 +86,17 @@ def test_percentile_cuts_the_tail_and_not_the_bulk() -> None:
     assert low == 0
     assert 0.9 < high < 1.1
     assert seen(values).percentile(100.0)[1] == 50.0
+
+
+@pytest.mark.parametrize("observer", ["mse", "percentile"])
+def test_a_few_extreme_images_do_not_take_the_grid_from_the_others(observer: Observer) -> None:
+    images = torch.randn(100, 2000, generator=torch.Generator().manual_seed(0))
+    scaled = images * torch.where(torch.arange(100) < 3, 100.0, 1.0)[:, None]
+    histograms = Histogram(), Histogram()
+    for histogram, batch in zip(histograms, (images, scaled), strict=True):
+        histogram.add(batch)
+    usual, some = (chosen_range(histogram, AFFINE, observer, 99.99)[1] for histogram in histograms)
+    assert some < 4 * usual
 
 
 @pytest.mark.parametrize("grid", [FOUR_BITS, SYMMETRIC])
