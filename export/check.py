@@ -30,6 +30,7 @@ from edgekd.export.check_report import (
     PairedAccuracy,
     bars_for,
     failures_of,
+    warnings_of,
     why_not_int8,
 )
 from edgekd.export.process import Exit, last_lines, run_watched
@@ -78,8 +79,9 @@ def check(
     images: uint8 [N, C, H, W]; labels: int64 [N], or None where the model is no classifier of them. Parity is on the
     first `parity_images` and on every output, accuracy on all images and on the first output where it is [1, classes];
     a slow runtime takes fewer, down to those that half of `timeout_s` allows. bars: None takes `bars_for` the
-    precision. baseline: the float program that accuracy is compared with, image by image. log: where the runtime's own
-    output goes. timeout_s: of each child process.
+    precision. baseline: the float program that accuracy is compared with, image by image, and that an int8 file which
+    computes in fp16 may be as near to as its program. log: where the runtime's own output goes. timeout_s: of each
+    child process.
     Raises: InputError: images and labels do not fit together, or there is no program.
         CheckError: a program itself cannot be run.
     """
@@ -188,8 +190,8 @@ def _check_one(artifact: Artifact, program: Path, job: _Job, *, bars: CheckBars 
     if broken:
         return CheckReport.model_validate({**document, "passed": False, "failures": (broken,), "wall_s": end.wall_s})
     report = CheckReport.model_validate({**document, **findings, "passed": True, "wall_s": end.wall_s})
-    failures = report.failures + failures_of(report, bars)
-    return report.model_copy(update={"failures": failures, "passed": not failures})
+    failures, warnings = report.failures + failures_of(report, bars), report.warnings + warnings_of(report, bars)
+    return report.model_copy(update={"failures": failures, "warnings": warnings, "passed": not failures})
 
 
 def _reference(program: Path, job: _Job, *, log: Path) -> Path:

@@ -65,6 +65,7 @@ def check(request: Mapping[str, Any]) -> dict[str, Any]:
         "int8_macs_share": evidence.int8_macs_share if evidence.macs else None,
         **parity_of(pairs),
         "float32_snr_db": _float32_snr_db(kept, expected),
+        "from_float": _from_float(request["baseline"], pairs) if artifact.precision == "int8" else None,
         **_accuracy_of(kept, request["baseline"], session, artifact, images, pairs[0][2], deadline),
     }
 
@@ -116,6 +117,29 @@ def _float32_snr_db(kept: Mapping[str, FloatArray], expected: Mapping[str, Float
     """What float32 keeps of the worst output; None for a float program."""
     read = {name: kept[f"float32:{name}"] for name in expected if f"float32:{name}" in kept}
     return min((parity(expected[name][: len(got)], got)["snr_db"] for name, got in read.items()), default=None)
+
+
+def _from_float(baseline: str | None, pairs: list[tuple[str, FloatArray, FloatArray]]) -> dict[str, Any] | None:
+    """Fields of FromFloat; None where there is no float program, or its outputs are others."""
+    if baseline is None:
+        return None
+    kept = np.load(baseline, allow_pickle=False)
+    floats = [kept[name] for name in kept.files if name.startswith("output:")]
+    n = min(len(got) for got in (*floats, *(found for _, _, found in pairs)))
+    if [one.shape[1:] for one in floats] != [found.shape[1:] for _, _, found in pairs]:
+        return None
+    both = [
+        tuple(parity(exact[:n], outputs[:n])["snr_db"] for outputs in (found, wanted))
+        for exact, (_, wanted, found) in zip(floats, pairs, strict=True)
+    ]
+    snr_db, program_snr_db = min(both, key=lambda figures: figures[0] - figures[1])
+    _, wanted, found = pairs[0]
+    return {
+        "snr_db": snr_db,
+        "program_snr_db": program_snr_db,
+        "top1_agreement": agreement(floats[0][:n], found[:n]),
+        "program_top1_agreement": agreement(floats[0][:n], wanted[:n]),
+    }
 
 
 def parity(expected: FloatArray, outputs: FloatArray) -> dict[str, float]:

@@ -208,9 +208,11 @@ def speed(row: dict[str, Any]) -> str:
 
 
 def why(row: dict[str, Any]) -> str:
-    """Why a row is no pass, "" for one that is."""
-    failures = (row["check"] or {}).get("failures", ())
-    return "" if row["state"] == "exported-and-checked" else f"{row['state']}: {row['reason'] or '; '.join(failures)}"
+    """Why a row is no pass, or what its pass rests on; "" for one that simply passes."""
+    check = row["check"] or {}
+    if row["state"] == "exported-and-checked":
+        return "; ".join(text for text in check.get("warnings", ()) if "fp16 arithmetic" in text)
+    return f"{row['state']}: {row['reason'] or '; '.join(check.get('failures', ()))}"
 
 
 if __name__ == "__main__":

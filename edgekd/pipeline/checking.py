@@ -39,6 +39,7 @@ def check_artifacts(context: Context, artifacts: list[Artifact]) -> list[CheckRe
     """Check, telling each result as it comes."""
     dataset = context.student_dataset
     images, labels = sample_images(dataset, ACCURACY_IMAGES_MAX, seed=context.settings.seed)
+    beside_float = any(a.target == "coreml" and a.precision == "int8" for a in artifacts)  # its arithmetic is fp16
     return check_all(
         [(a, context.program("int8" if a.precision == "int8" else "float")) for a in artifacts],
         images,
@@ -47,6 +48,7 @@ def check_artifacts(context: Context, artifacts: list[Artifact]) -> list[CheckRe
         log_dir=context.folder / "logs",
         on_done=lambda report: context.events.note(sentence(report)),
         parity_images=context.settings.check_images,
+        baseline=context.program("float") if beside_float else None,
     )
 
 

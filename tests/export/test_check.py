@@ -16,10 +16,11 @@ from onnx import TensorProto, helper, numpy_helper
 from edgekd.artifact import Artifact
 from edgekd.data.preprocessing import Preprocessing
 from edgekd.errors import CheckError, InputError
-from edgekd.export.check import CheckReport, bars_for, check, check_all, failures_of, why_not_int8
+from edgekd.export.check import CheckReport, bars_for, check, check_all, failures_of, warnings_of, why_not_int8
 from edgekd.export.check_reference import answering, folded, free_batch
+from edgekd.export.check_report import FromFloat
 from edgekd.export.check_worker import agreement, parity, parity_of
-from edgekd.quant import export_float, ptq, save_program
+from edgekd.quant import export_float, load_program, ptq, save_program
 from edgekd.runtimes import OpReport, open_model_file
 from edgekd.statistics import wilson_interval
 from edgekd.targets.spec import QuantSpec
@@ -240,6 +241,52 @@ def test_a_missed_agreement_with_a_good_signal_is_told_from_a_broken_layer():
     assert near_ties.under_parity
     assert near_ties.holds_signal
     assert not report_of("int8", 29.0).holds_signal
+
+
+HALF = OpReport(ops={}, compute_ops=1, int8_compute_ops=1, macs=10, int8_macs=10, fp16_compute=True)
+AS_NEAR = FromFloat(snr_db=24.0, program_snr_db=24.6, top1_agreement=0.95, program_top1_agreement=0.96)
+
+
+def test_int8_in_fp16_may_be_as_near_to_the_float_model_as_its_program():
+    report = report_of("int8", 26.5, HALF).model_copy(update={"top1_agreement": 0.94, "from_float": AS_NEAR})
+    assert failures_of(report) == ()
+    assert not report.under_parity
+    (warning,) = warnings_of(report)
+    assert "parity 26.5 dB is under 30 dB" in warning
+    assert "24.0 dB of the float model where its program keeps 24.6" in warning
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"from_float": None},
+        {"from_float": AS_NEAR.model_copy(update={"snr_db": 23.5})},
+        {"from_float": AS_NEAR.model_copy(update={"top1_agreement": 0.93})},
+        {"evidence": HALF.model_copy(update={"fp16_compute": False})},
+    ],
+    ids=["no float model", "further from it", "fewer answers", "integer arithmetic"],
+)
+def test_any_other_int8_file_follows_its_program(change):
+    report = report_of("int8", 26.5, HALF).model_copy(update={"top1_agreement": 0.94, "from_float": AS_NEAR} | change)
+    assert len(failures_of(report)) == 2
+    assert warnings_of(report) == ()
+
+
+def test_an_int8_file_is_compared_with_the_float_program_too(tmp_path, pixels, labels):
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Conv2d(1, CLASSES, 8), torch.nn.Flatten()).eval()
+    images = PREPROCESSING.normalise(torch.from_numpy(pixels))
+    float_program = save_program(export_float(net, (1, 8, 8)), tmp_path / "float.pt2")
+    program = save_program(ptq(net, [images], QuantSpec(scheme="affine")), tmp_path / "int8.pt2")
+    artifact = open_model_file(program).model_copy(update={"precision": "int8"})
+    report = check(artifact, program, pixels, labels, PREPROCESSING, log=tmp_path / "check.log", baseline=float_program)
+    with torch.no_grad():
+        wanted = net(images).numpy()
+        got = torch.cat([load_program(program).module(check_guards=False)(image[None]) for image in images]).numpy()
+    assert report.from_float is not None
+    assert report.from_float.snr_db == pytest.approx(parity(wanted, got)["snr_db"], abs=0.1)
+    assert report.from_float.program_snr_db == pytest.approx(report.from_float.snr_db, abs=0.1)
+    assert report.from_float.top1_agreement == agreement(wanted, got)
 
 
 def test_int8_is_judged_by_multiply_adds_and_names_what_is_float():

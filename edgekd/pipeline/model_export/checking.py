@@ -26,7 +26,7 @@ def check(work: Work, candidates: Sequence[Candidate]) -> None:
         on_done=lambda report: work.events.note(sentence(report)),
         parity_images=work.settings.check_images,
         bars=[bars_of(work, c) for c, _ in exported],
-        baseline=work.float_program if work.inputs.labelled else None,
+        baseline=work.float_program,
     )
     for (candidate, _), report in zip(exported, reports, strict=True):
         candidate.check = report
