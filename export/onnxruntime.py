@@ -18,6 +18,7 @@ from edgekd.export.onnx_file import (
     save,
     to_half,
 )
+from edgekd.export.onnx_forms import channels_repeated, gelus_of_codes, gelus_to_fuse
 from edgekd.export.onnx_pool import pool_globally
 from edgekd.export.onnx_weights import with_int8_weights
 from edgekd.export.program import Source, load, rewritten, runnable
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 TRACED_OPSET_MAX = 17
 # Operators that pass int8 codes through unchanged, so that an unsigned code stays an unsigned code.
-CODE_KEEPING = frozenset({"Reshape", "Transpose", "Flatten", "MaxPool", "Squeeze", "Unsqueeze"})
+CODE_KEEPING = frozenset({"Reshape", "Transpose", "Flatten", "MaxPool", "Squeeze", "Unsqueeze", "Gather"})
 
 
 def lower(request: ExportRequest) -> Artifact:
@@ -47,6 +48,8 @@ def lower(request: ExportRequest) -> Artifact:
         notes.append("fp16 weights and compute, float32 input and output")
     if request.precision == "int8":
         pool_globally(model)
+        if gelus_of_codes(model):
+            notes.append("GELU is ONNX Runtime's own operator")
         signed_to_unsigned(model)
         notes.append("uint8 activations: the program's grid, zero points + 128")
     if request.precision == "w8":
@@ -77,11 +80,10 @@ def opset_for(request: ExportRequest) -> int:
 def _float_or_qdq(source: Source, opset: int) -> onnx.ModelProto:
     from edgekd.quant.gates import hard_sigmoids_as_codes
 
+    forms = (hard_sigmoids_as_codes, gelus_to_fuse, channels_repeated)
     if opset < PROGRAM_EXPORTER_OPSET:
-        return export_traced(
-            runnable(source.program, hard_sigmoids_as_codes), source.shape, opset, outputs=source.output_names
-        )
-    return export_program(rewritten(source, hard_sigmoids_as_codes), opset, outputs=source.output_names)
+        return export_traced(runnable(source.program, *forms), source.shape, opset, outputs=source.output_names)
+    return export_program(rewritten(source, *forms), opset, outputs=source.output_names)
 
 
 def signed_to_unsigned(model: onnx.ModelProto) -> None:
