@@ -31,7 +31,7 @@ SMALLEST_PART = 0.2
 # .0027; mobilenet_v3_small .0018, .0021, .0026; deit_tiny .0043, .0057, .0076. BRECQ's code (Li et al. 2021) takes 2.4.
 POWER = 2.4
 # The octave of an image of zeros, under that of any other.
-SMALLEST = 2.0**-1000
+SMALLEST = 2.0**-800
 ZEROS = -1001
 
 
@@ -48,7 +48,7 @@ class Histogram:
     low: float = 0.0
     high: float = 0.0
     width: float = 0.0
-    # By octave (exponent of two) of an image's mean |value| ** POWER: its values' bins, and how many such images.
+    # By octave (exponent of two) of an image's (mean square) ** (POWER / 2): its values' bins, and how many such images.
     counts: dict[int, Tensor] = field(default_factory=dict)
     images: Counter[int] = field(default_factory=Counter)
     calls: int = 0
@@ -64,15 +64,17 @@ class Histogram:
         flat = values.reshape(-1)
         step = max(1, flat.numel() // SAMPLE) | 1  # odd: an even step would walk down a few columns of an image only
         start = self.calls % step
-        sampled = flat[start::step].double().cpu()
-        images = len(values) if values.ndim else 1
+        sampled, images = flat[start::step].cpu(), len(values) if values.ndim else 1
         image = torch.arange(start, flat.numel(), step) // (flat.numel() // images)
-        bins = torch.floor(sampled / self.width).long().clamp_(-BINS, BINS - 1) + BINS
         octaves = _octaves(sampled, image, images)
-        for octave in sorted(set(octaves.tolist())):
-            found = torch.bincount(bins[octaves[image] == octave], minlength=2 * BINS)
-            self.counts[octave] = self.counts.get(octave, 0) + found.double()
-            self.images[octave] += int((octaves == octave).sum())
+        found, which = torch.unique(octaves, return_inverse=True)
+        bins = torch.floor(sampled.double() / self.width).long().clamp_(-BINS, BINS - 1) + BINS
+        if len(found) > 1:
+            bins += 2 * BINS * which[image]
+        counted = torch.bincount(bins, minlength=2 * BINS * len(found)).double().reshape(len(found), 2 * BINS)
+        for octave, counts, each in zip(found.tolist(), counted, which.bincount().tolist(), strict=True):
+            self.counts[octave] = self.counts[octave] + counts if octave in self.counts else counts
+            self.images[octave] += each
         self.calls += 1
 
     def _widen(self, largest: float) -> None:
@@ -113,10 +115,10 @@ class Histogram:
 
 
 def _octaves(values: Tensor, image: Tensor, images: int) -> Tensor:
-    """Exponent of two of each image's mean |value| ** POWER: (images,), int64; of one without a value ZEROS."""
-    sums = torch.bincount(image, weights=values.abs().pow(POWER), minlength=images)
+    """Exponent of two of each image's (mean square) ** (POWER / 2): (images,), int64; ZEROS where all are zero."""
+    sums = torch.bincount(image, weights=values * values, minlength=images).double()
     means = sums / torch.bincount(image, minlength=images).clamp(min=1)
-    return torch.where(means > 0, torch.log2(means.clamp(min=SMALLEST)).floor(), ZEROS).long()
+    return torch.where(means > 0, (POWER / 2 * torch.log2(means.clamp(min=SMALLEST))).floor(), ZEROS).long()
 
 
 def _median(images: Counter[int]) -> int:
