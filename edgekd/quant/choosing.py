@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 
 from edgekd.quant.bias_correction import correct_biases
 from edgekd.quant.calibration import Calibrated
+from edgekd.quant.fidelity import image_db
 from edgekd.quant.observers import ActivationObserver, Range, observers_of, set_mode
 from edgekd.targets.spec import Observer
 
@@ -29,8 +30,6 @@ FITTED, JUDGED, BATCH = 32, 96, 16
 MARGIN_DB = 1.0
 # Shares of the images whose extremes an output's grid may cover instead of all of them.
 OUTPUT_SHARES = (0.99, 0.95, 0.9)
-# An image whose signal or noise is nothing counts as this.
-MOST_DB = 120.0
 
 
 @torch.no_grad()
@@ -136,6 +135,4 @@ def _mean_image_db(wanted: Tensor, got: Tensor) -> float:
     """
     if wanted.ndim == 2:
         wanted, got = (outputs - outputs.mean(1, keepdim=True) for outputs in (wanted, got))
-    signal, noise = (part.double().flatten(1).square().sum(1) for part in (wanted, wanted - got))
-    ratios = 10 * torch.log10(signal.clamp(min=1e-30) / noise.clamp(min=1e-30))
-    return float(ratios.clamp(-MOST_DB, MOST_DB).mean())
+    return float(image_db(wanted, got).mean())

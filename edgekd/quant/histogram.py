@@ -48,7 +48,7 @@ class Histogram:
     low: float = 0.0
     high: float = 0.0
     width: float = 0.0
-    # By octave (exponent of two) of an image's (mean square) ** (POWER / 2): its values' bins, and how many such images.
+    # By octave (exponent of two) of an image's (mean square) ** (POWER / 2): its values' bins, how many such images.
     counts: dict[int, Tensor] = field(default_factory=dict)
     images: Counter[int] = field(default_factory=Counter)
     calls: int = 0

@@ -15,6 +15,7 @@ from torch.export import ExportedProgram
 
 from edgekd.errors import CheckError
 from edgekd.quant.calibration import Calibrated, calibrated, float_graph
+from edgekd.quant.fidelity import image_db
 from edgekd.quant.graph import Outputs
 from edgekd.quant.layers import WEIGHTED, layer_of, macs_of, weighted_layers
 from edgekd.quant.nodes import nodes_of
@@ -27,7 +28,9 @@ IMAGES, CHUNK = 32, 8
 
 @dataclass(frozen=True)
 class LayerError:
-    """snr_db: of the outputs against the float model's when this layer alone is int8; macs_share: of all layers'."""
+    """snr_db: of the mean image's outputs against the float model's when this layer alone is int8; macs_share: of all
+    layers' multiply-adds.
+    """
 
     layer: str
     snr_db: float
@@ -142,22 +145,27 @@ class _Probe:
         """Each layer's error with only its own input, weight and output rounded."""
         total = max(sum(self.layers.values()), 1)
         on = {layer: {call for call in self.calls if layer in self.touching[call]} for layer in self.layers}
-        power = dict.fromkeys(self.layers, (0.0, 0.0))
+        found: dict[str, list[Tensor]] = {layer: [] for layer in self.layers}
         for chunk in self.chunks:
             known = self._run(chunk, set(), {})
             wanted = self._outputs(known)
             for layer, calls in on.items():
                 got = self._outputs(self._run(chunk, calls, known))
-                power[layer] = _add(power[layer], wanted, got)
-        return [LayerError(layer, _db(*power[layer]), macs / total) for layer, macs in self.layers.items() if on[layer]]
+                found[layer].append(_image_db(wanted, got))
+        return [
+            LayerError(layer, float(torch.cat(found[layer]).mean()), macs / total)
+            for layer, macs in self.layers.items()
+            if on[layer]
+        ]
 
     def snr_db(self, float_layers: Collection[str]) -> float:
         """Of the whole model with these layers float and everything else int8."""
         on = {call for call in self.calls if not self.touching[call] <= set(float_layers)}
-        power = (0.0, 0.0)
-        for chunk in self.chunks:
-            power = _add(power, self._outputs(self._run(chunk, set(), {})), self._outputs(self._run(chunk, on, {})))
-        return _db(*power)
+        found = [
+            _image_db(self._outputs(self._run(chunk, set(), {})), self._outputs(self._run(chunk, on, {})))
+            for chunk in self.chunks
+        ]
+        return float(torch.cat(found).mean())
 
     @torch.no_grad()
     def _run(self, images: Tensor, on: set[fx.Node], known: dict[fx.Node, Any]) -> dict[fx.Node, Any]:
@@ -193,13 +201,6 @@ class _Switched(fx.Interpreter):
         return result
 
 
-def _add(power: tuple[float, float], wanted: list[Tensor], got: list[Tensor]) -> tuple[float, float]:
-    signal = sum(float(w.double().square().sum()) for w in wanted)
-    noise = sum(float((w.double() - g.double()).square().sum()) for w, g in zip(wanted, got, strict=True))
-    return power[0] + signal, power[1] + noise
-
-
-def _db(signal: float, noise: float) -> float:
-    if noise == 0:
-        return float("inf")
-    return float(10 * torch.log10(torch.tensor(signal / noise, dtype=torch.float64)))
+def _image_db(wanted: list[Tensor], got: list[Tensor]) -> Tensor:
+    """Of all outputs of each image together."""
+    return image_db(*(torch.cat([output.double().flatten(1) for output in outputs], 1) for outputs in (wanted, got)))
