@@ -124,7 +124,7 @@ def _activation_observer(graph: fx.GraphModule, name: str) -> ActivationObserver
 
 def _range_of(outputs: Tensor, share: float) -> Range:
     """(low, high) that whole images keep within on either side: `share` of them."""
-    images = outputs.flatten(1).double()
+    images = outputs.double().reshape(len(outputs), -1)
     return float(images.amin(1).quantile(1 - share)), float(images.amax(1).quantile(share))
 
 

@@ -75,3 +75,19 @@ def test_the_grids_are_those_that_were_judged_best(usual) -> None:
             got = observed.graph(usual)
             errors[observer] = float(((got[0] if isinstance(got, tuple) else got) - net(usual)).square().mean())
     assert errors["auto"] <= 1.1 * min(errors["mse"], errors["minmax"], errors["percentile"])
+
+
+def test_a_model_may_give_one_number_per_image(usual) -> None:
+    class Number(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(784, 1))
+
+        def forward(self, image: Tensor) -> Tensor:
+            return self.net(image).squeeze(1)
+
+    torch.manual_seed(0)
+    net = Number().eval()
+    program = ptq(net, usual.split(16), SPEC).module(check_guards=False)
+    got = torch.cat([program(image[None]) for image in usual])
+    assert (got - net(usual)).abs().max() < 0.05 * net(usual).abs().max()
