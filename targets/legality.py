@@ -177,12 +177,19 @@ def _onnx(kind: str, runtime: RuntimeSupport, precision: Precision) -> str | Non
     return {
         "hardsigmoid": gate,
         "hardswish": f"{gate} Mul" if int8 or opset < HARDSWISH_OPSET else "HardSwish",
-        "gelu": None if opset >= GELU_OPSET else "Div Erf Add Mul",
+        "gelu": _gelu(opset, of_tensorrt=of_tensorrt, int8=int8),
         "mish": None if opset >= MISH_OPSET else "Softplus Tanh Mul",
         "layer_norm": None if opset >= LAYER_NORM_OPSET else "ReduceMean Sub Pow Add Sqrt Div Mul",
         "mean": pooled,
         "adaptive_avg_pool2d": pooled or ("ReduceMean" if one_operator else "GlobalAveragePool"),
     }.get(kind)
+
+
+def _gelu(opset: int, *, of_tensorrt: bool, int8: bool) -> str | None:
+    """ONNX Runtime gets its own operator in int8, else what it fuses itself; newer opsets' Gelu only TensorRT."""
+    if of_tensorrt:
+        return None if opset >= GELU_OPSET else "Div Erf Add Mul"
+    return None if int8 else "Div Erf Add Mul"
 
 
 @cache

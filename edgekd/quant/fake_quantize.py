@@ -22,6 +22,7 @@ from torchao.quantization.pt2e import (
 )
 from torchao.quantization.pt2e.quantizer import QuantizationSpec
 
+from edgekd.quant.histogram import Grid
 from edgekd.quant.observers import ActivationObserver, PerChannelWeightObserver, Range
 from edgekd.targets.spec import Observer, QuantSpec
 
@@ -85,6 +86,10 @@ class GridFakeQuantize(FakeQuantize):  # type: ignore[misc]  # torchao ships no 
         _set(self.scale, scale.reshape(-1))
         _set(self.zero_point, zero_point.reshape(-1))
 
+    def calculate_qparams(self) -> tuple[Tensor, Tensor]:
+        """(scale, zero point), for torchao's conversion: the grid that was trained with."""
+        return self.scale, self.zero_point
+
     def _range(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Of one batch; where values are cut off, of a sample of it, and without a GPU waiting for the host."""
         if self.fixed is not None:
@@ -109,13 +114,8 @@ class GridFakeQuantize(FakeQuantize):  # type: ignore[misc]  # torchao ships no 
 
     def _grid(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
         observer = self.activation_post_process
-        steps = float(observer.quant_max - observer.quant_min)
-        if self.qscheme in (torch.per_tensor_symmetric, torch.per_channel_symmetric):
-            scale = (torch.maximum(-low, high) / (steps / 2)).clamp(min=observer.eps)
-            return scale, torch.zeros_like(scale)
-        scale = ((high - low) / steps).clamp(min=observer.eps)
-        zero_point = observer.quant_min - torch.round(low / scale)
-        return scale, zero_point.clamp(observer.quant_min, observer.quant_max)
+        symmetric = self.qscheme in (torch.per_tensor_symmetric, torch.per_channel_symmetric)
+        return Grid(observer.quant_min, observer.quant_max, symmetric, observer.eps).parameters(low, high)
 
 
 def _follow(average: Tensor, value: Tensor, constant: float) -> Tensor:

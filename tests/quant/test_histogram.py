@@ -128,3 +128,15 @@ def test_the_mse_observer_has_the_least_error_of_the_three() -> None:
 @pytest.mark.parametrize("observer", NAMES)
 def test_a_tensor_of_zeros_has_a_range_all_the_same(observer: str) -> None:
     assert chosen_range(seen(torch.zeros(9)), AFFINE, observer, 99.9) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("symmetric", [False, True], ids=["affine", "symmetric"])
+@pytest.mark.parametrize("std", [1.0, 0.5, 0.25])
+def test_pixels_around_zero_are_not_all_halfway_between_two_codes(symmetric: bool, std: float) -> None:
+    pixels = (torch.arange(256, dtype=torch.float64) / 255 - 0.5) / std
+    grid = Grid(-128, 127, symmetric, 2**-16)
+    scale, zero_point = grid.parameters(*(end[None] for end in (pixels.min(), pixels.max())))
+    codes = pixels / scale + zero_point
+    assert ((codes - codes.floor() - 0.5).abs() < 1e-3).sum() == 0
+    assert codes.round().min() >= -128
+    assert codes.round().max() <= 127
