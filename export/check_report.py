@@ -168,6 +168,19 @@ def warnings_of(report: CheckReport, bars: CheckBars | None = None) -> tuple[str
     return (f"{'; '.join(under)}: fp16 arithmetic moves codes; it keeps {report.from_float}",)
 
 
+def applied_bars(report: CheckReport) -> CheckBars:
+    """The bars that a report was held against, for whoever runs the file again.
+
+    Of a file that holds beside the float model they are what it keeps of its program, less what it may be further off.
+    """
+    bars, snr_db, agreement = _own_bars(report), report.snr_db, report.top1_agreement
+    if snr_db is None or not warnings_of(report):
+        return bars
+    least = bars.top1_agreement if agreement is None else min(bars.top1_agreement, agreement - LESS_AGREEMENT)
+    lower = {"snr_db": min(bars.snr_db, snr_db - FURTHER_DB), "top1_agreement": max(least, 0.0)}
+    return bars.model_copy(update=lower)
+
+
 def _own_bars(report: CheckReport) -> CheckBars:
     return bars_for(report.precision, fp16_compute=report.fp16_compute)
 

@@ -8,7 +8,7 @@ from typing import Any
 from edgekd.artifact import Artifact, Precision
 from edgekd.device_benchmarks.host import cpu_flags
 from edgekd.errors import CheckError
-from edgekd.export.check import bars_for
+from edgekd.export.check import CheckReport, applied_bars
 from edgekd.recipes import load_recipe, recipe_names
 from edgekd.report import document as d
 from edgekd.report import rows as r
@@ -146,7 +146,7 @@ def artifacts(export: Plain, check: Plain, profile: Plain) -> Iterator[r.Artifac
 def check_figures(report: Plain) -> r.CheckFigures:
     """What a check found, with the bars it was held against."""
     evidence = report["evidence"] or {}
-    bars = bars_for(report["precision"], fp16_compute=bool(evidence.get("fp16_compute")))
+    bars = applied_bars(CheckReport.model_validate(report))
     return r.CheckFigures(
         n_images=report["n_images"],
         snr_db=report["snr_db"],

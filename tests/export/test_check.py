@@ -16,7 +16,16 @@ from onnx import TensorProto, helper, numpy_helper
 from edgekd.artifact import Artifact
 from edgekd.data.preprocessing import Preprocessing
 from edgekd.errors import CheckError, InputError
-from edgekd.export.check import CheckReport, bars_for, check, check_all, failures_of, warnings_of, why_not_int8
+from edgekd.export.check import (
+    CheckReport,
+    applied_bars,
+    bars_for,
+    check,
+    check_all,
+    failures_of,
+    warnings_of,
+    why_not_int8,
+)
 from edgekd.export.check_reference import answering, folded, free_batch
 from edgekd.export.check_report import FromFloat
 from edgekd.export.check_worker import agreement, parity, parity_of
@@ -254,6 +263,8 @@ def test_int8_in_fp16_may_be_as_near_to_the_float_model_as_its_program():
     (warning,) = warnings_of(report)
     assert "parity 26.5 dB is under 30 dB" in warning
     assert "24.0 dB of the float model where its program keeps 24.6" in warning
+    again = applied_bars(report)  # what a bundle asks of the device
+    assert (again.snr_db, again.top1_agreement) == (25.5, pytest.approx(0.92))
 
 
 @pytest.mark.parametrize(
@@ -269,6 +280,7 @@ def test_int8_in_fp16_may_be_as_near_to_the_float_model_as_its_program():
 def test_any_other_int8_file_follows_its_program(change):
     report = report_of("int8", 26.5, HALF).model_copy(update={"top1_agreement": 0.94, "from_float": AS_NEAR} | change)
     assert len(failures_of(report)) == 2
+    assert applied_bars(report) == bars_for("int8")
     assert warnings_of(report) == ()
 
 
