@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     import onnx
     from torch import fx
 
+# The domain of ONNX Runtime's own operators.
 CONTRIB = "com.microsoft"
+# Of x / 2 times 1 + erf(x / sqrt 2), by what they give: the operator, and the number in it.
+GELU_PARTS = {"scaled": ("Div", math.sqrt(2)), "erf": ("Erf", None), "sum": ("Add", 1.0), "half": ("Mul", 0.5)}
 
 
 def gelus_to_fuse(graph: fx.GraphModule) -> None:
@@ -60,10 +63,6 @@ def gelus_of_codes(model: onnx.ModelProto) -> int:
     return len(gone) // len(GELU_PARTS)
 
 
-# Of x / 2 times 1 + erf(x / sqrt 2), by what they give: the operator, and the number in it.
-GELU_PARTS = {"scaled": ("Div", math.sqrt(2)), "erf": ("Erf", None), "sum": ("Add", 1.0), "half": ("Mul", 0.5)}
-
-
 def _gelus(graph: onnx.GraphProto) -> list[tuple[str, onnx.NodeProto, list[onnx.NodeProto]]]:
     """(input, last operator, the others) of each GELU as `gelus_to_fuse` writes it."""
     made = {name: node for node in graph.node for name in node.output}
@@ -103,14 +102,14 @@ def channels_repeated(graph: fx.GraphModule) -> None:
 
     ONNX Runtime has a kernel for one output channel per input channel; for more it calls one matrix product per group.
     """
+    import torch
+
     from edgekd.quant.nodes import add_tensor, aten, nodes_of
 
     for index, node in enumerate(nodes_of(graph, aten.conv2d.default)):
         repeats = _repeats(node)
         if repeats is None:
             continue
-        import torch
-
         read = cast("fx.Node", node.args[0])
         with graph.graph.inserting_before(node):
             channels = torch.arange(cast(int, node.args[6])).repeat_interleave(repeats)

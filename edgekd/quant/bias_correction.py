@@ -90,7 +90,7 @@ class _Correct(fx.Interpreter):
     def __init__(self, graph: fx.GraphModule, layers: dict[fx.Node, Tensor], wanted: _Means) -> None:
         super().__init__(graph)
         self.layers = layers
-        self.left = {node: iter(list(zip(wanted.means[node], wanted.weights(node), strict=True))) for node in layers}
+        self.left = {node: zip(wanted.means[node], wanted.weights(node), strict=True) for node in layers}
         self.weight_so_far = dict.fromkeys(layers, 0.0)
 
     def run_node(self, n: fx.Node) -> Any:
