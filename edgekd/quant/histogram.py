@@ -32,6 +32,8 @@ SMALLEST_PART = 0.2
 POWER = 2.4
 # An end of a range this near to the middle of two codes, in codes, counts as lying there.
 HALFWAY = 0.02
+# What a step may grow by to have both ends on codes: where one end is a few codes only, it would cost much more.
+WIDER = 1.01
 # The octave of an image of zeros, under that of any other.
 SMALLEST = 2.0**-800
 ZEROS = -1001
@@ -133,10 +135,10 @@ def _median(images: Counter[int]) -> int:
 class Grid:
     """An integer grid: how a range (low, high) becomes scale and zero point, in calibration and in training.
 
-    An affine grid has zero at a whole code. Where that would put both ends halfway between two codes, the step is up to
-    a hundredth wider, so that they are codes: pixels from -1 to 1, 255 steps wide, would each lie on a tie, which every
-    runtime rounds its own way (16% of a small net's codes differed between float32 and float64). For the same reason
-    the largest value of a symmetric grid is a code, as in TensorRT.
+    An affine grid has zero at a whole code. Where that would put both ends halfway between codes, the step is wider,
+    by a hundredth at most, so that they are codes: pixels from -1 to 1, 255 steps wide, would each lie on a tie, which
+    every runtime rounds its own way (16% of a small net's codes differed between float32 and float64). For the same
+    reason the largest value of a symmetric grid is a code, as in TensorRT.
 
     >>> grid = Grid(-128, 127, symmetric=False, eps=2**-16)
     >>> [float(value) for value in grid.parameters(torch.tensor([-1.0]), torch.tensor([1.0]))]
@@ -158,7 +160,8 @@ class Grid:
         scale = ((high - low) / steps).clamp(min=self.eps)
         below = (-low / scale).floor().clamp(1, steps - 1)
         halfway = (-low / scale - below - 0.5).abs() < HALFWAY
-        scale = torch.where(halfway, torch.maximum(-low / below, high / (steps - below)), scale)
+        wider = torch.maximum(-low / below, high / (steps - below))
+        scale = torch.where(halfway & (wider <= WIDER * scale), wider, scale)
         zero_point = self.quant_min - torch.round(low / scale)
         return scale, zero_point.clamp(self.quant_min, self.quant_max)
 

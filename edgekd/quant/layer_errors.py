@@ -203,4 +203,5 @@ class _Switched(fx.Interpreter):
 
 def _image_db(wanted: list[Tensor], got: list[Tensor]) -> Tensor:
     """Of all outputs of each image together."""
-    return image_db(*(torch.cat([output.double().flatten(1) for output in outputs], 1) for outputs in (wanted, got)))
+    rows = ([output.double().reshape(len(output), -1) for output in outputs] for outputs in (wanted, got))
+    return image_db(*(torch.cat(outputs, 1) for outputs in rows))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from edgekd.quant import ptq
+from edgekd.quant import ptq, sensitivity
 from edgekd.quant.calibration import calibrated
 from edgekd.quant.choosing import settle_best
 from edgekd.quant.observers import ActivationObserver, set_mode
@@ -89,5 +89,6 @@ def test_a_model_may_give_one_number_per_image(usual) -> None:
     torch.manual_seed(0)
     net = Number().eval()
     program = ptq(net, usual.split(16), SPEC).module(check_guards=False)
+    assert {error.layer for error in sensitivity(net, usual.split(16), SPEC)} == {"net.0", "net.2"}
     got = torch.cat([program(image[None]) for image in usual])
     assert (got - net(usual)).abs().max() < 0.05 * net(usual).abs().max()

@@ -140,3 +140,10 @@ def test_pixels_around_zero_are_not_all_halfway_between_two_codes(symmetric: boo
     assert ((codes - codes.floor() - 0.5).abs() < 1e-3).sum() == 0
     assert codes.round().min() >= -128
     assert codes.round().max() <= 127
+
+
+@pytest.mark.parametrize("below", [1.5, 2.5, 20.5, 127.5, 253.5])
+def test_ends_on_codes_cost_a_hundredth_of_the_step_at_most(below: float) -> None:
+    low, high = torch.tensor([-below]), torch.tensor([255 - below])  # as wide as 255 steps of 1
+    scale, _ = AFFINE.parameters(low, high)
+    assert 1 <= scale.item() <= 1.01
