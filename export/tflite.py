@@ -16,6 +16,7 @@ from edgekd.export.io_forms import layout_of, pixel_affine
 from edgekd.export.program import Source, load, runnable, unfolded
 from edgekd.export.request import ExportRequest
 from edgekd.export.tflite_file import TfliteFile
+from edgekd.export.tflite_forms import large_depthwise
 from edgekd.export.tflite_layout import drop_idle_transposes
 from edgekd.export.tflite_metadata import Description, metadata_buffer, with_labels
 
@@ -57,7 +58,9 @@ def _convert(source: Source, path: Path, *, int8: bool, layout: str) -> None:
 
     from edgekd.quant.gates import hard_sigmoids_as_sums
 
-    module: nn.Module = unfolded(source.program, hard_sigmoids_as_sums) if int8 else runnable(source.program)
+    program = source.program
+    int8_forms = (hard_sigmoids_as_sums, large_depthwise)
+    module: nn.Module = unfolded(program, *int8_forms) if int8 else runnable(program, large_depthwise)
     batch, channels, height, width = source.shape
     options: dict[str, Any] = {"quant_config": _quant_config()} if int8 else {}
     shape: tuple[int, ...] = source.shape
