@@ -27,6 +27,7 @@ from edgekd.commands import (
     profile,
     profiles,
     recipes,
+    strict,
     verify,
 )
 from edgekd.errors import EdgekdError
@@ -61,6 +62,7 @@ app.add_typer(recipes.app, name="recipes")
 app.add_typer(lut.app, name="lut")
 app.command("verify")(verify.verify)
 app.command("doctor")(doctor.doctor)
+strict.refuse_repeats(app)
 
 
 @app.callback(invoke_without_command=True)

@@ -53,6 +53,28 @@ def test_light_commands_load_neither_torch_nor_a_vendor_package(arguments: list[
     assert "LOADED []" in done.stderr
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["export", "timm:resnet18", "--target", "tflite", "--target=openvino"],
+        ["plan", "-p", "jetson-nano", "--profile", "pixel-8"],
+        ["bench", "timing", "--part", "all", "--part", "all"],
+    ],
+)
+def test_an_option_of_one_value_given_twice_is_refused(arguments: list[str]) -> None:
+    done = edgekd(*arguments)
+    assert done.returncode == 2
+    assert "given twice" in done.stderr
+    assert "commas" in done.stderr
+
+
+def test_options_that_collect_values_may_be_repeated() -> None:
+    done = edgekd("profiles", "list", "--json", "--json")
+    assert done.returncode == 0, done.stderr
+    done = edgekd("advise", "--teacher", "edgekd:nothing", "--also", "edgekd:resnet20", "--also", "edgekd:resnet32")
+    assert "given twice" not in done.stderr
+
+
 def test_importing_edgekd_loads_no_torch() -> None:
     code = "import sys, edgekd; edgekd.load_profile('jetson-nano'); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0
