@@ -115,3 +115,10 @@ def test_other_convolutions_stay_as_they_are(images, tmp_path, precision: str, o
     assert found["CONV_2D"] + found["DEPTHWISE_CONV_2D"] == 3
     assert not found["PAD"] + found["ADD"]
     assert found["DEPTHWISE_CONV_2D"] == int("groups" in options)
+
+
+def test_weights_only_keeps_the_large_kernel(images, tmp_path) -> None:
+    path, _ = converted(large(LARGE["7x7"])[0], "w8", images, tmp_path)
+    found = operators(path)
+    assert found["DEPTHWISE_CONV_2D"] == 1
+    assert not found["ADD"]
