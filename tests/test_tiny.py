@@ -10,10 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import pytest
 import torch
+from tiny_files import teacher_file, tiny_npz
 from torch.nn import functional
 
 from edgekd import bundle
@@ -23,7 +23,6 @@ from edgekd.errors import InputError
 from edgekd.pipeline import api, record, run
 from edgekd.pipeline.context import context_of, load_inputs
 from edgekd.pipeline.settings import BudgetOverrides, Settings
-from edgekd.teachers import save_teacher
 from edgekd.teachers.wide_resnet import WideResNet
 
 STAGES = [stage.name for stage in run.STAGES]
@@ -57,11 +56,7 @@ class Heard:
 def settings(tmp_path_factory: pytest.TempPathFactory, tiny_dataset: Dataset) -> Callable[..., Settings]:
     """Settings for a run on a small file and a small teacher that has learned it."""
     folder = tmp_path_factory.mktemp("inputs")
-    data, teacher = folder / "tiny.npz", folder / "teacher.safetensors"
-    splits = {"train": tiny_dataset.train, "test": tiny_dataset.test}
-    arrays = {f"x_{name}": split.images(range(len(split))).numpy() for name, split in splits.items()}
-    np.savez(data, **arrays, **{f"y_{name}": split.labels.numpy() for name, split in splits.items()})
-    _save_trained_teacher(tiny_dataset, teacher)
+    data, teacher = tiny_npz(folder, tiny_dataset), _trained_teacher(folder, tiny_dataset)
 
     def make(**changes: Any) -> Settings:
         document: dict[str, Any] = {
@@ -76,7 +71,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory, tiny_dataset: Dataset) ->
     return make
 
 
-def _save_trained_teacher(dataset: Dataset, path: Path) -> None:
+def _trained_teacher(folder: Path, dataset: Dataset) -> Path:
     torch.manual_seed(0)
     model = WideResNet(10, 1, in_channels=1)
     optimiser = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9)
@@ -87,15 +82,7 @@ def _save_trained_teacher(dataset: Dataset, path: Path) -> None:
         functional.cross_entropy(logits, dataset.train.labels[index]).backward()
         optimiser.step()
         optimiser.zero_grad()
-    facts = {
-        "architecture": "edgekd:wrn10-1",
-        "num_classes": 10,
-        "in_channels": 1,
-        "image_size": 28,
-        "mean": list(pre.mean),
-        "std": list(pre.std),
-    }
-    save_teacher(model.eval(), path, facts)
+    return teacher_file(folder, dataset, model=model)
 
 
 @pytest.fixture(scope="module")

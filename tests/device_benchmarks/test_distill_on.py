@@ -13,8 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
+from tiny_files import teacher_file, tiny_npz
 
 from edgekd.artifact import Artifact
 from edgekd.cli import run as command_line
@@ -31,8 +31,6 @@ from edgekd.pipeline.plan import TargetPlan
 from edgekd.pipeline.run import STAGES
 from edgekd.pipeline.settings import Settings
 from edgekd.profile import load_profile
-from edgekd.teachers import save_teacher
-from edgekd.teachers.wide_resnet import WideResNet
 
 BUDGET_MS, SLOW_MS = 10.0, 15.0
 PROFILE = f"""
@@ -128,25 +126,11 @@ def text_of(page: Path) -> str:
 
 def inputs(folder: Path, dataset: Dataset) -> dict[str, Any]:
     """Settings for a profile, data and an untrained teacher, written there."""
-    splits = {"train": dataset.train, "test": dataset.test}
-    arrays = {f"x_{name}": split.images(range(len(split))).numpy() for name, split in splits.items()}
-    np.savez(folder / "tiny.npz", **arrays, **{f"y_{name}": split.labels.numpy() for name, split in splits.items()})
-    pre = dataset.preprocessing
-    facts = {
-        "architecture": "edgekd:wrn10-1",
-        "num_classes": dataset.num_classes,
-        "in_channels": pre.channels,
-        "image_size": pre.image_size,
-        "mean": list(pre.mean),
-        "std": list(pre.std),
-    }
-    teacher = WideResNet(10, 1, num_classes=dataset.num_classes, in_channels=pre.channels)
-    save_teacher(teacher, folder / "teacher.safetensors", facts)
     (folder / "board.toml").write_text(PROFILE)
     return {
         "profile": str(folder / "board.toml"),
-        "data": str(folder / "tiny.npz"),
-        "teacher": str(folder / "teacher.safetensors"),
+        "data": str(tiny_npz(folder, dataset)),
+        "teacher": str(teacher_file(folder, dataset)),
         "targets": ("onnxruntime",),
         "training": {"epochs": 1, "batch_size": 32},
         "recipe": None,

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
+from tiny_files import teacher_file, tiny_npz
 
 from edgekd.data import Dataset
 from edgekd.device_benchmarks.host import cpu_flags
@@ -23,8 +23,6 @@ from edgekd.pipeline.trials import diverse
 from edgekd.profile import load_profile
 from edgekd.students import Limits, Selection, search
 from edgekd.students.spaces import STAGE_SPACES, Task
-from edgekd.teachers import save_teacher
-from edgekd.teachers.wide_resnet import WideResNet
 
 PROFILE = """
 name = "here"
@@ -67,28 +65,15 @@ pytestmark = pytest.mark.skipif(not cpu_flags(), reason="this host does not tell
 @pytest.fixture
 def settings(tmp_path: Path, tiny_dataset: Dataset) -> Callable[..., Settings]:
     """Settings for the device that is this host, with an untrained teacher."""
-    splits = {"train": tiny_dataset.train, "test": tiny_dataset.test}
-    arrays = {f"x_{name}": split.images(range(len(split))).numpy() for name, split in splits.items()}
-    np.savez(tmp_path / "tiny.npz", **arrays, **{f"y_{name}": split.labels.numpy() for name, split in splits.items()})
-    pre = tiny_dataset.preprocessing
-    facts = {
-        "architecture": "edgekd:wrn10-1",
-        "num_classes": tiny_dataset.num_classes,
-        "in_channels": pre.channels,
-        "image_size": pre.image_size,
-        "mean": list(pre.mean),
-        "std": list(pre.std),
-    }
-    teacher = WideResNet(10, 1, num_classes=tiny_dataset.num_classes, in_channels=pre.channels)
-    save_teacher(teacher, tmp_path / "teacher.safetensors", facts)
+    data, teacher = tiny_npz(tmp_path, tiny_dataset), teacher_file(tmp_path, tiny_dataset)
 
     def make(budget_ms: float, **changes: Any) -> Settings:
         profile = tmp_path / "here.toml"
         profile.write_text(PROFILE.format(flag=min(cpu_flags()), budget_ms=budget_ms))
         document = {
             "profile": str(profile),
-            "data": str(tmp_path / "tiny.npz"),
-            "teacher": str(tmp_path / "teacher.safetensors"),
+            "data": str(data),
+            "teacher": str(teacher),
             "targets": ("null",),
             "training": {"epochs": 2, "batch_size": 32},
             "recipe": None,

@@ -8,12 +8,10 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
+from tiny_files import teacher_file, tiny_npz
 
 from edgekd.data import Dataset
-from edgekd.teachers import save_teacher
-from edgekd.teachers.wide_resnet import WideResNet
 
 SCRIPT = """
 import sys
@@ -41,20 +39,7 @@ def start(folder: Path, inputs: tuple[Path, Path]) -> subprocess.Popen[bytes]:
 @pytest.fixture
 def inputs(tmp_path: Path, tiny_dataset: Dataset) -> tuple[Path, Path]:
     """Data as .npz and an untrained teacher: what is compared is weights, not accuracy."""
-    data, teacher = tmp_path / "tiny.npz", tmp_path / "teacher.safetensors"
-    splits = {"train": tiny_dataset.train, "test": tiny_dataset.test}
-    arrays = {f"x_{name}": split.images(range(len(split))).numpy() for name, split in splits.items()}
-    np.savez(data, **arrays, **{f"y_{name}": split.labels.numpy() for name, split in splits.items()})
-    facts = {
-        "architecture": "edgekd:wrn10-1",
-        "num_classes": 10,
-        "in_channels": 1,
-        "image_size": 28,
-        "mean": list(tiny_dataset.preprocessing.mean),
-        "std": list(tiny_dataset.preprocessing.std),
-    }
-    save_teacher(WideResNet(10, 1, in_channels=1), teacher, facts)
-    return data, teacher
+    return tiny_npz(tmp_path, tiny_dataset), teacher_file(tmp_path, tiny_dataset)
 
 
 @pytest.mark.slow

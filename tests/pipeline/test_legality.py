@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pytest
+from tiny_files import teacher_file, tiny_npz
 
 from edgekd.data import Dataset
 from edgekd.errors import InputError
@@ -20,8 +20,6 @@ from edgekd.profile import Fallback, HardwareProfile, load_profile, profile_name
 from edgekd.students import Figures, PrunedSpec, StudentSpec, ZooSpec, build, student_operators
 from edgekd.students.spaces import zoo
 from edgekd.targets import load_targets
-from edgekd.teachers import save_teacher
-from edgekd.teachers.wide_resnet import WideResNet
 
 PI = """
 extends = "raspberry-pi-5"
@@ -38,19 +36,12 @@ fallbacks = [{ ops = ["HARD_SWISH"], to = "refused", why = "not in this build" }
 def settings(tmp_path_factory: pytest.TempPathFactory, tiny_dataset: Dataset) -> Callable[..., Settings]:
     """For a Raspberry Pi that refuses a hard swish, with an untrained teacher."""
     folder = tmp_path_factory.mktemp("legality")
-    splits = {"train": tiny_dataset.train, "test": tiny_dataset.test}
-    arrays = {f"x_{name}": split.images(range(len(split))).numpy() for name, split in splits.items()}
-    np.savez(folder / "tiny.npz", **arrays, **{f"y_{name}": split.labels.numpy() for name, split in splits.items()})
-    pre = tiny_dataset.preprocessing
-    facts = {"architecture": "edgekd:wrn16-2", "num_classes": tiny_dataset.num_classes, "in_channels": pre.channels}
-    facts |= {"image_size": pre.image_size, "mean": list(pre.mean), "std": list(pre.std)}
-    teacher = WideResNet(16, 2, num_classes=tiny_dataset.num_classes, in_channels=pre.channels)
-    save_teacher(teacher, folder / "teacher.safetensors", facts)
+    data, teacher = tiny_npz(folder, tiny_dataset), teacher_file(folder, tiny_dataset, depth=16, width=2)
     (folder / "my-pi.toml").write_text(PI)
 
     def make(**changes: Any) -> Settings:
-        base = {"profile": str(folder / "my-pi.toml"), "data": str(folder / "tiny.npz"), "targets": ("null",)}
-        base |= {"teacher": str(folder / "teacher.safetensors"), "precision": "fp32"}
+        base = {"profile": str(folder / "my-pi.toml"), "data": str(data), "targets": ("null",)}
+        base |= {"teacher": str(teacher), "precision": "fp32"}
         return Settings.model_validate({**base, **changes})
 
     return make

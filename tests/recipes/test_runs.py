@@ -7,9 +7,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from tiny_files import teacher_file, tiny_npz
 
 from edgekd import cli
 from edgekd.data import Dataset
@@ -18,26 +18,18 @@ from edgekd.pipeline import api
 from edgekd.pipeline.events import Silent
 from edgekd.pipeline.settings import Settings
 from edgekd.recipes import load_recipe, parse_recipe, recipe_names
-from edgekd.teachers import save_teacher
-from edgekd.teachers.wide_resnet import WideResNet
 
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory, tiny_dataset: Dataset) -> dict[str, Any]:
     """Settings of a small run: an .npz, two untrained teachers of the right classes."""
     folder = tmp_path_factory.mktemp("inputs")
-    splits = {"train": tiny_dataset.train, "test": tiny_dataset.test}
-    arrays = {f"x_{name}": split.images(range(len(split))).numpy() for name, split in splits.items()}
-    np.savez(folder / "tiny.npz", **arrays, **{f"y_{name}": split.labels.numpy() for name, split in splits.items()})
-    facts = {"architecture": "edgekd:wrn10-1", "num_classes": 10, "in_channels": 1, "image_size": 28}
-    pre = tiny_dataset.preprocessing
     for seed, name in enumerate(("one", "two")):
         torch.manual_seed(seed)
-        model = WideResNet(10, 1, in_channels=1).eval()
-        save_teacher(model, folder / f"{name}.safetensors", {**facts, "mean": list(pre.mean), "std": list(pre.std)})
+        teacher_file(folder, tiny_dataset, name=name)
     return {
         "profile": "jetson-nano",
-        "data": str(folder / "tiny.npz"),
+        "data": str(tiny_npz(folder, tiny_dataset)),
         "teacher": str(folder / "one.safetensors"),
         "targets": ("null",),
         "training": {"epochs": 1, "batch_size": 108},
