@@ -31,7 +31,7 @@ def large_depthwise(graph: fx.GraphModule) -> None:
         if stored is node.args[1]:
             _in_rows(graph, node, weight, f"weight_rows_{index}")
         else:
-            _in_blocks(graph, node, stored, weight)
+            _in_blocks(graph, node, weight, f"weight_blocks_{index}")
     graph.graph.eliminate_dead_code()
     graph.recompile()
 
@@ -60,19 +60,24 @@ def _arguments(node: fx.Node) -> tuple[Any, ...]:
     return (*given, *(None, [1, 1], [0, 0], [1, 1], 1)[len(given) :])
 
 
-def _in_blocks(graph: fx.GraphModule, node: fx.Node, stored: fx.Node, weight: Tensor) -> None:
+def _in_blocks(graph: fx.GraphModule, node: fx.Node, weight: Tensor, name: str) -> None:
     """Channels in blocks that read one another with weights of zero: fewer, larger matrix products; the same sums."""
     import torch
 
-    from edgekd.quant.nodes import store
+    from edgekd.quant.nodes import add_tensor
 
     bias, stride, padding, dilation, groups = _arguments(node)
     block = max(size for size in range(1, BLOCK_MAX + 1) if groups % size == 0)
     outputs = torch.arange(len(weight))
     wide = weight.new_zeros(len(weight), block, *weight.shape[2:])
     wide[outputs, outputs // (len(weight) // groups) % block] = weight[:, 0]
-    store(graph, stored, wide)
-    node.args = (*node.args[:2], bias, stride, padding, dilation, groups // block)
+    dequantise = cast("fx.Node", node.args[1])
+    quantise = cast("fx.Node", dequantise.args[0])
+    with graph.graph.inserting_before(node):  # a chain of its own: other convolutions may share the weight
+        read = add_tensor(graph, name, wide)
+        for step in (quantise, dequantise):
+            read = graph.graph.call_function(step.target, (read, *step.args[1:]))  # type: ignore[arg-type]
+    node.args = (node.args[0], read, bias, stride, padding, dilation, groups // block)
 
 
 def _in_rows(graph: fx.GraphModule, node: fx.Node, weight: Tensor, name: str) -> None:

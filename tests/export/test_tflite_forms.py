@@ -99,6 +99,15 @@ def test_large_depthwise_in_int8_is_blocks_with_the_programs_codes(images, tmp_p
     np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_convolutions_that_share_their_weight_are_rewritten_each(images, tmp_path, precision: str) -> None:
+    twice = nn.Conv2d(24, 24, 7, padding=3, groups=24)
+    path, program = converted(net_of(nn.Sequential(twice, nn.ReLU(), twice), 24), precision, images, tmp_path)
+    assert operators(path)["DEPTHWISE_CONV_2D"] == (6 if precision == "fp32" else 0)
+    ours, theirs = outputs(path, program, images)
+    np.testing.assert_allclose(ours, theirs, atol=1e-5 if precision == "fp32" else 0)
+
+
 def weights(path: Path) -> list[tuple[int, ...]]:
     """Shapes of the stored tensors of four axes."""
     file = TfliteFile(path)
