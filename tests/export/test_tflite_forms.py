@@ -15,6 +15,7 @@ from edgekd.export.tflite import lower
 from edgekd.export.tflite_file import TfliteFile
 from edgekd.quant import export_float, load_program, ptq, save_program
 from edgekd.targets import quant_spec_for
+from edgekd.targets.spec import QuantSpec
 
 SHAPE = (4, 12, 12)
 
@@ -29,10 +30,11 @@ def net_of(middle: nn.Module, channels: int) -> nn.Module:
     return nn.Sequential(nn.Conv2d(4, 24, 3, padding=1), middle, nn.Conv2d(channels, 8, 1)).eval()
 
 
-def converted(net: nn.Module, precision: str, images: Tensor, folder: Path) -> tuple[Path, Path]:
+def converted(
+    net: nn.Module, precision: str, images: Tensor, folder: Path, spec: QuantSpec | None = None
+) -> tuple[Path, Path]:
     """(file, program)."""
-    spec = quant_spec_for("tflite")
-    made = ptq(net, [images], spec) if precision == "int8" else export_float(net, SHAPE)
+    made = ptq(net, [images], spec or quant_spec_for("tflite")) if precision == "int8" else export_float(net, SHAPE)
     program = save_program(made, folder / "program.pt2")
     asked = {"target": "tflite", "precision": precision, "io_dtype": "float32"}
     request = ExportRequest(program=program, out=folder / "out", **asked)
@@ -106,6 +108,15 @@ def test_convolutions_that_share_their_weight_are_rewritten_each(images, tmp_pat
     assert operators(path)["DEPTHWISE_CONV_2D"] == (6 if precision == "fp32" else 0)
     ours, theirs = outputs(path, program, images)
     np.testing.assert_allclose(ours, theirs, atol=1e-5 if precision == "fp32" else 0)
+
+
+def test_a_large_depthwise_layer_that_stays_float_in_int8_is_in_rows(images, tmp_path) -> None:
+    net = net_of(nn.Sequential(nn.Hardsigmoid(), nn.Conv2d(24, 24, 7, padding=3, groups=24)), 24)
+    spec = quant_spec_for("tflite").model_copy(update={"float_layers": ("1.1",)})
+    path, program = converted(net, "int8", images, tmp_path, spec)
+    assert operators(path)["DEPTHWISE_CONV_2D"] == 3
+    ours, theirs = outputs(path, program, images)
+    assert (ours == theirs).mean() > 0.99, "a float sum may fall on the other side of a tie"
 
 
 def weights(path: Path) -> list[tuple[int, ...]]:
