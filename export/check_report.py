@@ -13,6 +13,8 @@ NAMES_SHOWN = 5
 INT8_MACS_SHARE = 0.95
 # How much further from the float model an int8 file that computes in fp16 may be than its program is.
 FURTHER_DB, LESS_AGREEMENT = 1.0, 0.02
+# A difference that chance gives more often than this shows nothing.
+CHANCE = 0.05
 
 
 class CheckBars(Frozen):
@@ -33,7 +35,7 @@ def bars_for(precision: Precision, *, fp16_compute: bool = False) -> CheckBars:
     the float program, so its bars are a quantisation's (25 dB, 98%); the paired accuracy says what it costs.
     int8 whose operators compute in fp16 (Core ML): fp16 has 11 digits for codes of 8, so 2 to 6% of an operator's codes
     land one step further, from the input on, and few nets can be followed to 30 dB. Such a file may instead be as near
-    to the float model as its program is, within FURTHER_DB and LESS_AGREEMENT.
+    to the float model as its program is, within FURTHER_DB, and within LESS_AGREEMENT or what chance explains.
 
     >>> bars_for("fp16", fp16_compute=True).snr_db, bars_for("int8").int8_macs_share
     (40.0, 0.95)
@@ -60,19 +62,29 @@ class FromFloat(Frozen):
     """How near an int8 artifact and its program are to the float model, on the parity images.
 
     snr_db, program_snr_db: of the output where the artifact is worst beside its program. top1_agreement,
-    program_top1_agreement: of the first output; None where it names no class.
+    program_top1_agreement: of the first output; None where it names no class. p_value: McNemar's exact test that the
+    two agree with the float model alike; None where an output names no class, or one for every pixel.
     """
 
     snr_db: float
     program_snr_db: float
     top1_agreement: float | None = None
     program_top1_agreement: float | None = None
+    p_value: float | None = None
+
+    @property
+    def answers_alike(self) -> bool:
+        """Whether the artifact gives about as many of the float model's answers as its program."""
+        fewer = (self.program_top1_agreement or 0.0) - (self.top1_agreement or 0.0)
+        return fewer <= LESS_AGREEMENT or (self.p_value is not None and self.p_value >= CHANCE)
 
     def __str__(self) -> str:
         text = f"{self.snr_db:.1f} dB of the float model where its program keeps {self.program_snr_db:.1f}"
         if self.top1_agreement is None or self.program_top1_agreement is None:
             return text
-        return f"{text}, {self.top1_agreement:.2%} of its answers where that keeps {self.program_top1_agreement:.2%}"
+        chance = "" if self.p_value is None else f" (p {self.p_value:.2g})"
+        answers = f"{self.top1_agreement:.2%} of its answers where that keeps {self.program_top1_agreement:.2%}"
+        return f"{text}, {answers}{chance}"
 
 
 class PairedAccuracy(Frozen):
@@ -194,8 +206,7 @@ def _near_enough(report: CheckReport) -> bool:
     found = report.from_float
     if found is None or not report.fp16_compute:
         return False
-    lost_answers = (found.program_top1_agreement or 0.0) - (found.top1_agreement or 0.0)
-    return lost_answers <= LESS_AGREEMENT and found.snr_db >= found.program_snr_db - FURTHER_DB
+    return found.answers_alike and found.snr_db >= found.program_snr_db - FURTHER_DB
 
 
 def _under_parity(report: CheckReport, limits: CheckBars) -> list[str]:

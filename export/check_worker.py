@@ -133,12 +133,13 @@ def _from_float(baseline: str | None, pairs: list[tuple[str, FloatArray, FloatAr
         for exact, (_, wanted, found) in zip(floats, pairs, strict=True)
     ]
     snr_db, program_snr_db = min(both, key=lambda figures: figures[0] - figures[1])
-    _, wanted, found = pairs[0]
+    (_, wanted, found), exact = pairs[0], floats[0][:n]
     return {
         "snr_db": snr_db,
         "program_snr_db": program_snr_db,
-        "top1_agreement": agreement(floats[0][:n], found[:n]),
-        "program_top1_agreement": agreement(floats[0][:n], wanted[:n]),
+        "top1_agreement": agreement(exact, found[:n]),
+        "program_top1_agreement": agreement(exact, wanted[:n]),
+        "p_value": paired(wanted[:n], found, exact.argmax(axis=1))["p_value"] if exact.ndim == 2 else None,
     }
 
 

@@ -267,6 +267,15 @@ def test_int8_in_fp16_may_be_as_near_to_the_float_model_as_its_program():
     assert (again.snr_db, again.top1_agreement) == (25.5, pytest.approx(0.92))
 
 
+def test_fewer_of_the_float_models_answers_count_where_chance_does_not_explain_them():
+    few = AS_NEAR.model_copy(update={"top1_agreement": 0.92, "p_value": 0.2})
+    report = report_of("int8", 26.5, HALF).model_copy(update={"top1_agreement": 0.94, "from_float": few})
+    assert failures_of(report) == ()
+    assert "92.00% of its answers where that keeps 96.00% (p 0.2)" in warnings_of(report)[0]
+    clear = few.model_copy(update={"p_value": 0.04})
+    assert len(failures_of(report.model_copy(update={"from_float": clear}))) == 2
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -299,6 +308,7 @@ def test_an_int8_file_is_compared_with_the_float_program_too(tmp_path, pixels, l
     assert report.from_float.snr_db == pytest.approx(parity(wanted, got)["snr_db"], abs=0.1)
     assert report.from_float.program_snr_db == pytest.approx(report.from_float.snr_db, abs=0.1)
     assert report.from_float.top1_agreement == agreement(wanted, got)
+    assert report.from_float.p_value == 1.0  # the artifact is the program
 
 
 def test_int8_is_judged_by_multiply_adds_and_names_what_is_float():

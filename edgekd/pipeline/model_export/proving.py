@@ -15,6 +15,7 @@ from torch import Tensor
 from edgekd.artifact import Frozen
 from edgekd.errors import CheckError, EdgekdError
 from edgekd.export.bisect import BISECTION_IMAGES, Bisection, bisect
+from edgekd.export.check_report import CHANCE
 from edgekd.pipeline.context import sample_images
 from edgekd.pipeline.model_export.checking import check
 from edgekd.pipeline.model_export.converting import convert, request_for
@@ -34,8 +35,6 @@ VARIANT = "mixed"
 # How much more signal to noise to ask for, in turn, until accuracy holds.
 RUNGS_DB = (2.0, 5.0, 10.0, 20.0)
 NEAR_TIES = "the signal holds, so no layer breaks: what changes are images whose two best classes nearly tie"
-# A loss that chance gives more often than this is not looked into.
-CHANCE = 0.05
 
 
 class LayerFacts(Frozen):
