@@ -40,10 +40,10 @@ from edgekd.export import tflite
 from edgekd.export.request import ExportRequest
 from edgekd.export.worker import convert
 files, convert_program = {}, tflite._convert
-def once(source, path, *, int8, layout):
-    key = (*source.output_names, int8, layout)
+def once(source, path, precision, *, layout):
+    key = (*source.output_names, "fp32" if precision == "fp16" else precision, layout)
     if key not in files:
-        convert_program(source, path, int8=int8, layout=layout)
+        convert_program(source, path, precision, layout=layout)
         files[key] = path.read_bytes()
     path.write_bytes(files[key])
 tflite._convert = once
