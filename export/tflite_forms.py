@@ -14,8 +14,18 @@ from typing import TYPE_CHECKING, Any, cast
 if TYPE_CHECKING:
     from torch import Tensor, fx
 
-TAPS_MAX = 25
-BLOCK_MAX = 16
+# Weights per channel of the largest depthwise kernel, and channels of a block: what a product's tile computes anyway.
+TAPS_MAX, BLOCK_MAX = 25, 16
+
+
+def in_pairs(graph: fx.GraphModule) -> None:
+    """Write stride, padding and dilation of one number as two, in place: LiteRT's converter takes no others."""
+    from edgekd.quant.nodes import aten, nodes_of
+
+    for node in nodes_of(graph, aten.conv2d.default):
+        sizes = (2 * list(a) if isinstance(a, list) and len(a) == 1 else a for a in node.args[3:])
+        node.args = (*node.args[:3], *sizes)
+    graph.recompile()
 
 
 def large_depthwise(graph: fx.GraphModule) -> None:

@@ -101,6 +101,25 @@ def test_large_depthwise_in_int8_is_blocks_with_the_programs_codes(images, tmp_p
     np.testing.assert_array_equal(ours, theirs)
 
 
+class OneNumber(nn.Module):
+    """Stride and padding as tuples of one number, which the program keeps so and LiteRT's converter refuses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(24, 1, 7, 7))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.conv2d(x, self.weight, stride=(2,), padding=(3,), groups=24)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_one_number_stands_for_both_directions(images, tmp_path, precision: str) -> None:
+    path, program = converted(net_of(OneNumber(), 24), precision, images, tmp_path)
+    assert operators(path)["DEPTHWISE_CONV_2D"] == (3 if precision == "fp32" else 0)
+    ours, theirs = outputs(path, program, images)
+    np.testing.assert_allclose(ours, theirs, atol=1e-4 if precision == "fp32" else 0)
+
+
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_convolutions_that_share_their_weight_are_rewritten_each(images, tmp_path, precision: str) -> None:
     twice = nn.Conv2d(24, 24, 7, padding=3, groups=24)
