@@ -18,6 +18,8 @@ from edgekd.export.request import ExportRequest, RefusedError
 
 DEFAULT_DEPLOYMENT_TARGET = "iOS17"
 PROBABILITIES = "probabilities"
+# Dimensions that a tensor of a Core ML program may have.
+RANK_MAX = 5
 # Values under which a weight is not worth a scale per channel.
 SMALLEST_WEIGHT = 512
 
@@ -130,7 +132,7 @@ def _converted(source: Source, precision: str, deployment_target: str, options: 
     compute = tools.precision.FLOAT32 if precision == "fp32" else tools.precision.FLOAT16
     from edgekd.quant.program import name_outputs
 
-    decomposed = _without_aliases(source.program.run_decompositions({}))
+    decomposed = _within_rank(_without_aliases(source.program.run_decompositions({})))
     return tools.convert(
         name_outputs(decomposed, source.output_names),  # decomposing loses the names
         convert_to="mlprogram",
@@ -157,6 +159,39 @@ def _without_aliases(program: Any) -> Any:
             node.replace_all_uses_with(node.args[0])
             program.graph.erase_node(node)
     return program
+
+
+def _within_rank(program: Any) -> Any:
+    """The program without roundings of tensors that Core ML has no rank for, where their values are codes already.
+
+    coremltools merges reshape, permute and reshape (windows and patches of a transformer) if nothing is between them.
+    """
+    import torch
+
+    decomposed = torch.ops.quantized_decomposed
+    for quantise in list(program.graph.nodes):
+        if quantise.target is not decomposed.quantize_per_tensor.default:
+            continue
+        values, grid = quantise.args[0], quantise.args[1:]
+        if values.meta["val"].ndim <= RANK_MAX or _grid_of(values) != grid:
+            continue
+        for dequantise in list(quantise.users):  # nothing else reads codes
+            dequantise.replace_all_uses_with(values)
+            program.graph.erase_node(dequantise)
+        program.graph.erase_node(quantise)
+    return program
+
+
+def _grid_of(values: Any) -> Any:
+    """The grid that moved values are codes of, as a dequantisation names it; None where they are computed."""
+    import torch
+
+    from edgekd.quant.nodes import aten
+
+    moving = (aten.view.default, aten.permute.default, aten.transpose.int, aten.clone.default, aten.unsqueeze.default)
+    while values.target in moving:
+        values = values.args[0]
+    return values.args[1:] if values.target is torch.ops.quantized_decomposed.dequantize_per_tensor.default else None
 
 
 def _renamed(model: Any, outputs: list[str]) -> Any:

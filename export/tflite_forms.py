@@ -28,6 +28,22 @@ def in_pairs(graph: fx.GraphModule) -> None:
     graph.recompile()
 
 
+def divisions_as_products(graph: fx.GraphModule) -> None:
+    """Write x / y of computed tensors as x * (1 / y), in place, for int8 programs, which divide in float.
+
+    LiteRT's converter would see vectors that are normalised and put them on its own int8 grid of steps of 1/128.
+    """
+    from edgekd.quant.nodes import aten, nodes_of, replace_by
+    from edgekd.quant.quantizer import divides_tensors
+
+    for node in filter(divides_tensors, nodes_of(graph, aten.div.Tensor)):
+        with graph.graph.inserting_before(node):
+            inverse = graph.graph.call_function(aten.reciprocal.default, (node.args[1],))
+            product = graph.graph.call_function(aten.mul.Tensor, (node.args[0], inverse))
+        replace_by(graph, node, product)
+    graph.recompile()
+
+
 def large_depthwise(graph: fx.GraphModule) -> None:
     """Rewrite depthwise convolutions that XNNPACK has no kernel for, in place: int8 in blocks, float in rows.
 

@@ -13,6 +13,7 @@ from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e
 
 from edgekd.errors import InputError
 from edgekd.quant.admission import calibration_images, require_usable, single
+from edgekd.quant.average_pools import pools_to_convolutions
 from edgekd.quant.gates import split_gates
 from edgekd.quant.graph import LogitsOnly, Outputs, fold_batch_norms, trace
 from edgekd.quant.lone_norms import norms_to_convolutions
@@ -77,6 +78,7 @@ def float_graph(model: nn.Module, images: Tensor, outputs: Outputs = "first") ->
         graph, free_batch = trace(frozen, example), False
     fold_batch_norms(graph)
     norms_to_convolutions(graph)
+    pools_to_convolutions(graph)
     fold_scales(graph)
     return graph, free_batch
 

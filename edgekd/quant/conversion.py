@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
 
+from edgekd.quant.average_pools import pools_to_int8_convolutions
 from edgekd.quant.bias_correction import correct_biases
 from edgekd.quant.bias_grid import biases_on_grid
 from edgekd.quant.calibration import calibrated
@@ -71,6 +72,7 @@ def _to_int8(graph: fx.GraphModule, example: Tensor) -> ExportedProgram:
     show_hidden(converted)
     fold_batch_norms(converted)
     norms_to_int8_convolutions(converted)
+    pools_to_int8_convolutions(converted)
     round_alike(converted)
     biases_on_grid(converted)
     return finish(converted, example)

@@ -123,7 +123,7 @@ class EdgeQuantizer(Quantizer):  # type: ignore[misc]  # torchao ships no types
         for node in model.graph.nodes:
             if node.op != "call_function":
                 continue
-            if node.target in self.float_targets or node.meta.get(STAYS_FLOAT):
+            if node.target in self.float_targets or node.meta.get(STAYS_FLOAT) or divides_tensors(node):
                 yield node
             elif self.float_layers and under(layer_of(node), self.float_layers):
                 yield from self._fused(node) if node.target in COMPUTE else [node]
@@ -236,6 +236,11 @@ def is_float(node: fx.Node) -> bool:
     """Whether the node is a floating tensor (counters of batch norms are int64 and must not be observed)."""
     value = node.meta.get("val")
     return isinstance(value, torch.Tensor) and value.is_floating_point()
+
+
+def divides_tensors(node: fx.Node) -> bool:
+    """Whether it divides by what is computed: a grid rounds small divisors to zero (attention that normalises)."""
+    return node.target is aten.div.Tensor and isinstance(node.args[1], fx.Node)
 
 
 def has_residuals(program: ExportedProgram) -> bool:

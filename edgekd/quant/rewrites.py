@@ -14,10 +14,11 @@ from edgekd.quant.nodes import add_call, aten, nodes_of, replace_by, store, tens
 
 # Marks an operator that joins two float ones: a quantisation between them would only cost time and accuracy.
 STAYS_FLOAT = "edgekd_stays_float"
+BROADCASTING = {aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor}
 
 
 def simplify(graph: fx.GraphModule) -> None:
-    """Decompose attention and turn operators of several outputs into slices, in place."""
+    """Write what converters or int8 have no good form for in simpler operators, in place; the same numbers."""
     for node in nodes_of(graph, aten.scaled_dot_product_attention.default):
         _decompose_attention(graph, node)
     for node in nodes_of(graph, aten.split.Tensor, aten.split_with_sizes.default, aten.chunk.default):
@@ -25,6 +26,11 @@ def simplify(graph: fx.GraphModule) -> None:
     for node in nodes_of(graph, aten.unbind.int):
         dimension = _dimension(node, 1)
         _replace_parts(graph, node, lambda index, at=dimension: (aten.select.int, (at, index)))  # type: ignore[misc]
+    for node in nodes_of(graph, aten.avg_pool2d.default):
+        _name_global_pool(graph, node)
+    for node in nodes_of(graph, aten.addcmul.default):
+        _decompose_addcmul(graph, node)
+    _drop_expansions(graph)
     graph.graph.eliminate_dead_code()
     graph.recompile()
 
@@ -77,6 +83,46 @@ def _replace_parts(graph: fx.GraphModule, node: fx.Node, part: Callable[[int], t
         with graph.graph.inserting_before(user):
             replace_by(graph, user, add_call(graph, node, target, node.args[0], *arguments))
     graph.graph.erase_node(node)
+
+
+def _name_global_pool(graph: fx.GraphModule, node: fx.Node) -> None:
+    """An average over the whole image as the global pool that it is: int8 gives that a grid of its own."""
+    kernel, padding = cast(Any, node.args[1]), node.args[3] if len(node.args) > 3 else [0, 0]
+    sizes = tuple(cast(fx.Node, node.args[0]).meta["val"].shape[-2:])
+    whole = sizes == tuple(kernel if len(kernel) == 2 else 2 * kernel) and not any(cast(Any, padding))
+    if whole and len(node.args) < 7:  # the seventh is a divisor
+        with graph.graph.inserting_before(node):
+            pool = add_call(graph, node, aten.adaptive_avg_pool2d.default, node.args[0], [1, 1])
+        replace_by(graph, node, pool)
+
+
+def _decompose_addcmul(graph: fx.GraphModule, node: fx.Node) -> None:
+    """bias + weight * x as a product and a sum (ConvNeXt V2): Core ML's converter knows no addcmul."""
+    offset, left, right = node.args
+    with graph.graph.inserting_before(node):
+        product = add_call(graph, node, aten.mul.Tensor, left, right)
+        if (factor := node.kwargs.get("value", 1)) != 1:
+            product = add_call(graph, node, aten.mul.Tensor, product, factor)
+        total = add_call(graph, node, aten.add.Tensor, offset, product)
+    replace_by(graph, node, total)
+
+
+def _drop_expansions(graph: fx.GraphModule) -> None:
+    """Let element-wise operators read what an `expand` would write out, where the result has the same shape.
+
+    litert-torch (0.10) moves channels last and forgets the sizes of an `expand` (MobileViTv2); the others copy it.
+    """
+    for node in nodes_of(graph, aten.expand.default, aten.expand_as.default):
+        source = cast(fx.Node, node.args[0])
+        if all(_broadcasts(user, node, source) for user in node.users):
+            replace_by(graph, node, source)
+
+
+def _broadcasts(user: fx.Node, expanded: fx.Node, source: fx.Node) -> bool:
+    if user.target not in BROADCASTING:
+        return False
+    shapes = [(source if part is expanded else part).meta["val"].shape for part in user.all_input_nodes]
+    return torch.broadcast_shapes(*shapes) == user.meta["val"].shape
 
 
 def fold_scales(graph: fx.GraphModule, *, trainable: bool = False) -> None:

@@ -54,6 +54,32 @@ def test_splits_become_slices_of_the_same_values() -> None:
     assert len(nodes_of(program.graph_module, aten.slice.Tensor)) == 5
 
 
+class Broadcasts(nn.Module):
+    """Linear attention's expand, and ConvNeXt V2's addcmul."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        context = x.sum(-1, keepdim=True)
+        y = x.relu() * context.expand_as(x)
+        return torch.addcmul(context.expand(-1, -1, 2, 4), x, y, value=0.5).flatten(1)
+
+
+def test_operators_broadcast_by_themselves_and_addcmul_is_a_product_and_a_sum() -> None:
+    x = torch.randn(1, 4, 2, 4, generator=torch.Generator().manual_seed(0))
+    program = export_float(Broadcasts(), (4, 2, 4))
+    torch.testing.assert_close(program.module()(x), Broadcasts()(x))
+    targets = {node.target for node in program.graph.nodes}
+    assert not targets & {aten.expand.default, aten.expand_as.default, aten.addcmul.default}
+
+
+def test_an_expand_that_gives_the_result_its_shape_stays() -> None:
+    class Widens(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.sum(-1, keepdim=True).expand(-1, -1, -1, 3) * 2
+
+    x = torch.randn(1, 4, 2, 4)
+    torch.testing.assert_close(export_float(Widens(), (4, 2, 4)).module()(x), Widens()(x))
+
+
 class LayerScale(nn.Module):
     def __init__(self) -> None:
         super().__init__()
