@@ -31,6 +31,9 @@ from edgekd.runtimes.session import (
 )
 
 OPTIONS = ("optimise",)
+# Steps of a softmax's codes under which its operator on codes overflows: QLinearSoftmax (1.31) multiplies a table of up
+# to 2^23 by 1 / output scale in 32 bits, and attention over many tokens becomes noise.
+SOFTMAX_STEP_MIN = 1 / 512
 _COMPUTE: dict[str, ComputeKind] = {
     "Conv": "conv",
     "FusedConv": "conv",
@@ -98,15 +101,18 @@ class OnnxSession:
         self._session = None
 
 
-def load(path: Path, *, threads: int = 1, optimise: bool = True, optimised_to: Path | None = None) -> Any:
+def load(
+    path: Path, *, threads: int = 1, optimise: bool = True, on_codes: bool = True, optimised_to: Path | None = None
+) -> Any:
     """An InferenceSession on the CPU. optimised_to: where ONNX Runtime writes the graph it will run.
 
+    on_codes: whether operators between a dequantise and a quantise become operators on codes.
     Raises: InputError: not an ONNX model that this ONNX Runtime can load.
     """
     settings = _settings(threads=threads, optimise=optimise)
     if optimised_to is not None:
         settings.optimized_model_filepath = str(optimised_to)
-    return _session(path, settings)
+    return _session(path, settings, **({} if on_codes else {"disabled_optimizers": ["QDQSelectorActionTransformer"]}))
 
 
 def _settings(*, threads: int, optimise: bool = True) -> Any:

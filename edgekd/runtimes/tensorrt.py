@@ -11,7 +11,7 @@ from edgekd.artifact import Artifact
 from edgekd.errors import InputError
 from edgekd.files import read_json
 from edgekd.runtimes.macs import Shape
-from edgekd.runtimes.onnxruntime import OnnxSession, has_fp16, load, onnx_macs
+from edgekd.runtimes.onnxruntime import SOFTMAX_STEP_MIN, OnnxSession, has_fp16, load, onnx_macs
 from edgekd.runtimes.session import ComputeKind, ComputeOp, Executed, OpReport, first_line
 
 OPTIONS = ("optimise",)
@@ -27,9 +27,9 @@ _LAYOUT_ONLY = ("Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Iden
 def open_session(artifact: Artifact, *, threads: int, options: Mapping[str, Any]) -> StandInSession:
     """Raises: InputError: there is no ONNX beside an engine, or a kit without a loadable one."""
     model = onnx_behind(artifact)
-    return StandInSession(
-        artifact, load(model, threads=threads, optimise=bool(options.get("optimise", True))), path=model
-    )
+    optimise = bool(options.get("optimise", True))
+    loaded = load(model, threads=threads, optimise=optimise, on_codes=not _softmax_overflows(model))
+    return StandInSession(artifact, loaded, path=model)
 
 
 class StandInSession(OnnxSession):
@@ -37,6 +37,21 @@ class StandInSession(OnnxSession):
 
     executed: Executed = "stand-in"
     note = STAND_IN_NOTE
+
+
+def _softmax_overflows(path: Path) -> bool:
+    """Whether a softmax is rounded to steps that ONNX Runtime has no room for: TensorRT has."""
+    import onnx
+    from onnx import numpy_helper
+
+    try:
+        graph = onnx.load(path).graph
+    except Exception:  # loading it into a session says what is wrong
+        return False
+    made = {name for node in graph.node if node.op_type == "Softmax" for name in node.output}
+    steps = {node.input[1] for node in graph.node if node.op_type == "QuantizeLinear" and node.input[0] in made}
+    stored = [tensor for tensor in graph.initializer if tensor.name in steps]
+    return any(numpy_helper.to_array(tensor).min() < SOFTMAX_STEP_MIN for tensor in stored)
 
 
 def onnx_behind(artifact: Artifact) -> Path:

@@ -11,9 +11,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from edgekd.export import export_one
 from edgekd.export.onnxruntime import lower
 from edgekd.export.request import ExportRequest
 from edgekd.quant import export_float, load_program, ptq, save_program
+from edgekd.runtimes import logits, open_session
 from edgekd.targets import quant_spec_for
 
 SHAPE = (4, 8, 8)
@@ -24,6 +26,15 @@ class HalfErf(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x * 0.5 * (1 + torch.erf(x / 2))
+
+
+class ManyTokens(nn.Module):
+    """Attention over 64 tokens that differ little: its weights are near 1/64, on a grid with steps of 1e-4."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = x.flatten(2).transpose(1, 2)
+        weights = torch.softmax(tokens @ tokens.transpose(1, 2) / 200, -1)
+        return (weights @ tokens).transpose(1, 2).reshape(x.shape)
 
 
 def net_of(middle: nn.Module, channels: int = 8) -> nn.Module:
@@ -42,9 +53,10 @@ def converted(net: nn.Module, precision: str, images: Tensor, folder: Path) -> t
     """(file, program)."""
     spec = quant_spec_for("onnxruntime")
     made = ptq(net, [images], spec) if precision == "int8" else export_float(net, SHAPE)
+    folder.mkdir(exist_ok=True)
     program = save_program(made, folder / "program.pt2")
     request = ExportRequest(target="onnxruntime", precision=precision, program=program, out=folder / "out")
-    request.out.mkdir()
+    request.out.mkdir(parents=True)
     return request.out / lower(request).path.name, program
 
 
@@ -105,3 +117,39 @@ def test_other_convolutions_keep_their_groups(images, tmp_path, groups: int) -> 
     path, _ = converted(net_of(nn.Conv2d(8, 8, 3, padding=1, groups=groups)), "int8", images, tmp_path)
     assert not nodes_of(path, "Gather")
     assert next(a.i for a in nodes_of(path, "Conv")[1].attribute if a.name == "group") == groups
+
+
+def kept_db(path: Path, program: Path, images: Tensor) -> float:
+    """What a file keeps of its program in ONNX Runtime."""
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    module = load_program(program).module(check_guards=False)
+    name = session.get_inputs()[0].name
+    with torch.no_grad():
+        wanted = torch.cat([module(image[None]) for image in images]).numpy()
+    found = np.concatenate([session.run(None, {name: image[None].numpy()})[0] for image in images])
+    return snr_db(wanted, found)
+
+
+def snr_db(wanted: np.ndarray, found: np.ndarray) -> float:
+    return float(10 * np.log10(np.square(wanted).sum() / (np.square(wanted - found).sum() + 1e-30)))
+
+
+def test_a_softmax_with_small_steps_is_not_computed_on_codes(images, tmp_path, monkeypatch) -> None:
+    path, program = converted(net_of(ManyTokens()), "int8", images, tmp_path)
+    assert not nodes_of(optimised(path), "QLinearSoftmax")
+    assert kept_db(path, program, images) > 35
+    monkeypatch.setattr("edgekd.runtimes.onnxruntime.SOFTMAX_STEP_MIN", 0.0)
+    path, program = converted(net_of(ManyTokens()), "int8", images, tmp_path / "as-exported")
+    assert nodes_of(optimised(path), "QLinearSoftmax")
+    assert kept_db(path, program, images) < 20, "this ONNX Runtime does not overflow: the form can go"
+
+
+def test_tensorrts_stand_in_has_room_for_them_too(images, tmp_path) -> None:
+    made = ptq(net_of(ManyTokens()), [images], quant_spec_for("tensorrt"))
+    program = save_program(made, tmp_path / "program.pt2")
+    request = ExportRequest(target="tensorrt", precision="int8", program=program, out=tmp_path / "out")
+    session = open_session(export_one(request, log=tmp_path / "log"), threads=1)
+    with torch.no_grad():
+        wanted = torch.cat([made.module(check_guards=False)(image[None]) for image in images]).numpy()
+    found = logits(session, images.numpy())
+    assert snr_db(wanted, found) > 35
