@@ -104,6 +104,23 @@ def unfolded(program: ExportedProgram, *rewrites: Rewrite) -> nn.Module:
     return _rewritten(unfold_weights(program), rewrites)
 
 
+def between_softmax_and_codes(graph: Any, step_min: float, insert: Callable[[Any, Any], None]) -> None:
+    """Call `insert(softmax, quantise)` for each softmax that is rounded to steps under `step_min`, in place.
+
+    With an operator in between, softmax and rounding are no pattern that a runtime makes a softmax on codes of.
+    """
+    import torch
+
+    from edgekd.quant.nodes import aten, nodes_of
+
+    quantise = torch.ops.quantized_decomposed.quantize_per_tensor.default
+    for node in nodes_of(graph, aten.softmax.int):
+        for user in [user for user in node.users if user.target is quantise and float(user.args[1]) < step_min]:  # type: ignore[arg-type]
+            with graph.graph.inserting_before(user):
+                insert(node, user)
+    graph.recompile()
+
+
 def _rewritten(graph: nn.Module, rewrites: Sequence[Rewrite]) -> nn.Module:
     from edgekd.quant.adopt import Adopted
 
