@@ -105,7 +105,7 @@ def unfolded(program: ExportedProgram, *rewrites: Rewrite) -> nn.Module:
 
 
 def between_softmax_and_codes(graph: Any, step_min: float, insert: Callable[[Any, Any], None]) -> None:
-    """Call `insert(softmax, quantise)` for each softmax that is rounded to steps under `step_min`, in place.
+    """Call `insert(softmax, quantise)` for each softmax of codes that is rounded to steps under `step_min`, in place.
 
     With an operator in between, softmax and rounding are no pattern that a runtime makes a softmax on codes of.
     """
@@ -113,8 +113,11 @@ def between_softmax_and_codes(graph: Any, step_min: float, insert: Callable[[Any
 
     from edgekd.quant.nodes import aten, nodes_of
 
-    quantise = torch.ops.quantized_decomposed.quantize_per_tensor.default
+    decomposed = torch.ops.quantized_decomposed
+    quantise = decomposed.quantize_per_tensor.default
     for node in nodes_of(graph, aten.softmax.int):
+        if node.args[0].target is not decomposed.dequantize_per_tensor.default:  # type: ignore[union-attr]
+            continue
         for user in [user for user in node.users if user.target is quantise and float(user.args[1]) < step_min]:  # type: ignore[arg-type]
             with graph.graph.inserting_before(user):
                 insert(node, user)

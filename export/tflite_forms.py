@@ -47,17 +47,20 @@ def divisions_as_products(graph: fx.GraphModule) -> None:
 
 
 def softmaxes_of_many(graph: fx.GraphModule) -> None:
-    """Keep LiteRT from computing a softmax on codes with finer steps than its own 1/256, in place; the same codes.
+    """Keep LiteRT from computing a softmax on codes with finer steps than its own 1/256, in place.
 
-    It has no other: of attention over 49 tokens five codes would be left, over 197 one. A ReLU changes no softmax.
+    It has no other: of attention over 49 tokens five codes would be left, over 197 one. What the softmax reads is
+    multiplied by the float32 next to 1, so that it reads no codes; behind it, the converter moves operators away.
     """
     from edgekd.export.program import between_softmax_and_codes
     from edgekd.quant.nodes import aten
 
-    def rectify(softmax: fx.Node, quantise: fx.Node) -> None:
-        quantise.args = (graph.graph.call_function(aten.relu.default, (softmax,)), *quantise.args[1:])
+    def lift(softmax: fx.Node, _: fx.Node) -> None:
+        with graph.graph.inserting_before(softmax):
+            lifted = graph.graph.call_function(aten.mul.Tensor, (softmax.args[0], 1 + 2.0**-23))
+        softmax.args = (lifted, *softmax.args[1:])
 
-    between_softmax_and_codes(graph, SOFTMAX_STEP, rectify)
+    between_softmax_and_codes(graph, SOFTMAX_STEP, lift)
 
 
 def large_depthwise(graph: fx.GraphModule) -> None:

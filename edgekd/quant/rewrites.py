@@ -122,7 +122,7 @@ def _broadcasts(user: fx.Node, expanded: fx.Node, source: fx.Node) -> bool:
     if user.target not in BROADCASTING:
         return False
     shapes = [(source if part is expanded else part).meta["val"].shape for part in user.all_input_nodes]
-    return torch.broadcast_shapes(*shapes) == user.meta["val"].shape
+    return bool(cast(Any, torch.broadcast_shapes)(*shapes) == user.meta["val"].shape)
 
 
 def fold_scales(graph: fx.GraphModule, *, trainable: bool = False) -> None:
