@@ -191,7 +191,10 @@ def _fewest(
         layers = tuple(worst_first[: 2**doubling])
         loss = _loss_with(work, spec, layers)
         if loss < least_loss:
-            least_loss, best = loss, (layers, (f"{len(layers)} layers in float: {loss:.2f} points lost, in torch",))
+            least_loss, best = (
+                loss,
+                (layers, (f"{len(layers)} layers in float: {loss:.2f} points lost on training images, in torch",)),
+            )
         if loss <= work.settings.max_loss_points:
             break
     return best
