@@ -18,7 +18,7 @@ from edgekd.export.onnx_file import (
     save,
     to_half,
 )
-from edgekd.export.onnx_forms import channels_repeated, gelus_of_codes, gelus_to_fuse, softmaxes_of_many
+from edgekd.export.onnx_forms import channels_repeated, fine_softmaxes_in_float, gelus_of_codes, gelus_to_fuse
 from edgekd.export.onnx_pool import pool_globally
 from edgekd.export.onnx_weights import with_int8_weights
 from edgekd.export.program import Source, load, rewritten, runnable
@@ -80,7 +80,7 @@ def opset_for(request: ExportRequest) -> int:
 def _float_or_qdq(source: Source, opset: int) -> onnx.ModelProto:
     from edgekd.quant.gates import hard_sigmoids_as_codes
 
-    forms = (hard_sigmoids_as_codes, gelus_to_fuse, channels_repeated, softmaxes_of_many)
+    forms = (hard_sigmoids_as_codes, gelus_to_fuse, channels_repeated, fine_softmaxes_in_float)
     if opset < PROGRAM_EXPORTER_OPSET:
         return export_traced(runnable(source.program, *forms), source.shape, opset, outputs=source.output_names)
     return export_program(rewritten(source, *forms), opset, outputs=source.output_names)

@@ -104,24 +104,22 @@ def unfolded(program: ExportedProgram, *rewrites: Rewrite) -> nn.Module:
     return _rewritten(unfold_weights(program), rewrites)
 
 
-def between_softmax_and_codes(graph: Any, step_min: float, insert: Callable[[Any, Any], None]) -> None:
-    """Call `insert(softmax, quantise)` for each softmax of codes that is rounded to steps under `step_min`, in place.
-
-    With an operator in between, softmax and rounding are no pattern that a runtime makes a softmax on codes of.
-    """
+def softmaxes_of_codes(graph: Any, step_min: float) -> list[tuple[Any, Any]]:
+    """(softmax, quantise) where codes are read and codes with steps under `step_min` written: runtimes fuse these."""
     import torch
 
     from edgekd.quant.nodes import aten, nodes_of
 
     decomposed = torch.ops.quantized_decomposed
-    quantise = decomposed.quantize_per_tensor.default
-    for node in nodes_of(graph, aten.softmax.int):
-        if node.args[0].target is not decomposed.dequantize_per_tensor.default:  # type: ignore[union-attr]
-            continue
-        for user in [user for user in node.users if user.target is quantise and float(user.args[1]) < step_min]:  # type: ignore[arg-type]
-            with graph.graph.inserting_before(user):
-                insert(node, user)
-    graph.recompile()
+    found: list[tuple[Any, Any]] = []
+    for softmax in nodes_of(graph, aten.softmax.int):
+        (source,) = softmax.all_input_nodes
+        (reader,) = softmax.users if len(softmax.users) == 1 else (None,)
+        reads = source.target is decomposed.dequantize_per_tensor.default
+        writes = reader is not None and reader.target is decomposed.quantize_per_tensor.default
+        if reads and writes and reader.args[1] < step_min:  # type: ignore[union-attr, operator]
+            found.append((softmax, reader))
+    return found
 
 
 def _rewritten(graph: nn.Module, rewrites: Sequence[Rewrite]) -> nn.Module:

@@ -16,7 +16,7 @@ from edgekd.export.io_forms import layout_of, pixel_affine
 from edgekd.export.program import Source, load, runnable, unfolded
 from edgekd.export.request import ExportRequest
 from edgekd.export.tflite_file import TfliteFile
-from edgekd.export.tflite_forms import divisions_as_products, in_pairs, large_depthwise, softmaxes_of_many
+from edgekd.export.tflite_forms import divisions_as_products, fine_softmaxes_in_float, in_pairs, large_depthwise
 from edgekd.export.tflite_layout import drop_idle_transposes
 from edgekd.export.tflite_metadata import Description, metadata_buffer, with_labels
 
@@ -71,7 +71,7 @@ def _module(program: ExportedProgram, precision: Precision) -> nn.Module:
 
     if precision == "int8":
         return unfolded(
-            program, hard_sigmoids_as_sums, divisions_as_products, softmaxes_of_many, in_pairs, large_depthwise
+            program, hard_sigmoids_as_sums, divisions_as_products, fine_softmaxes_in_float, in_pairs, large_depthwise
         )
     # Weights-only int8 runs in LiteRT's own depthwise kernels, which take any size (convnext_atto: 0.93 ms, not 1.46).
     return runnable(program, in_pairs) if precision == "w8" else runnable(program, in_pairs, large_depthwise)

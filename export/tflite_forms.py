@@ -35,8 +35,7 @@ def divisions_as_products(graph: fx.GraphModule) -> None:
 
     LiteRT's converter would see vectors that are normalised and put them on its own int8 grid of steps of 1/128.
     """
-    from edgekd.quant.nodes import aten, nodes_of, replace_by
-    from edgekd.quant.quantizer import divides_tensors
+    from edgekd.quant.nodes import aten, divides_tensors, nodes_of, replace_by
 
     for node in filter(divides_tensors, nodes_of(graph, aten.div.Tensor)):
         with graph.graph.inserting_before(node):
@@ -46,21 +45,20 @@ def divisions_as_products(graph: fx.GraphModule) -> None:
     graph.recompile()
 
 
-def softmaxes_of_many(graph: fx.GraphModule) -> None:
+def fine_softmaxes_in_float(graph: fx.GraphModule) -> None:
     """Keep LiteRT from computing a softmax on codes with finer steps than its own 1/256, in place.
 
     It has no other: of attention over 49 tokens five codes would be left, over 197 one. What the softmax reads is
     multiplied by the float32 next to 1, so that it reads no codes; behind it, the converter moves operators away.
     """
-    from edgekd.export.program import between_softmax_and_codes
+    from edgekd.export.program import softmaxes_of_codes
     from edgekd.quant.nodes import aten
 
-    def lift(softmax: fx.Node, _: fx.Node) -> None:
+    for softmax, _ in softmaxes_of_codes(graph, SOFTMAX_STEP):
         with graph.graph.inserting_before(softmax):
             lifted = graph.graph.call_function(aten.mul.Tensor, (softmax.args[0], 1 + 2.0**-23))
         softmax.args = (lifted, *softmax.args[1:])
-
-    between_softmax_and_codes(graph, SOFTMAX_STEP, lift)
+    graph.recompile()
 
 
 def large_depthwise(graph: fx.GraphModule) -> None:

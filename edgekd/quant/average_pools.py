@@ -13,6 +13,7 @@ from typing import Any, cast
 import torch
 from torch import fx
 
+from edgekd.quant.layers import shape_behind
 from edgekd.quant.nodes import add_tensor, aten, nodes_of, replace_by
 
 decomposed = torch.ops.quantized_decomposed
@@ -57,18 +58,10 @@ def _pools(graph: fx.GraphModule) -> list[fx.Node]:
 def _is_convolution(pool: fx.Node) -> bool:
     """Whether every window has as many pixels, padding counted: no divisor of its own, nothing beyond the last row."""
     kernel, stride, padding, _, counts_padding, divisor = _arguments(pool)
-    before, after = (node.meta["val"].shape[-2:] for node in (_image(pool), pool))
+    before, after = (shape_behind(node)[-2:] for node in (cast(fx.Node, pool.args[0]), pool))
     sizes = zip(before, kernel, stride, padding, strict=True)
     whole = tuple((size + 2 * p - k) // s + 1 for size, k, s, p in sizes) == tuple(after)
     return divisor is None and whole and (counts_padding or not any(padding))
-
-
-def _image(pool: fx.Node) -> fx.Node:
-    """What it reads, through an observer or a quantiser, which have no `val`."""
-    node = cast(fx.Node, pool.args[0])
-    while "val" not in node.meta:
-        node = cast(fx.Node, node.args[0])
-    return node
 
 
 def _arguments(pool: fx.Node) -> tuple[list[int], list[int], list[int], bool, bool, int | None]:

@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 
 from edgekd.errors import InputError
 from edgekd.quant.admission import require_usable
-from edgekd.quant.layers import WEIGHTED, hand_on_layers, layer_of, remember_layers
+from edgekd.quant.layers import hand_on_layers, remember_layers
 from edgekd.quant.nodes import aten, nodes_of
 from edgekd.quant.program import OUTPUT_NAME, name_outputs
 from edgekd.quant.reparameterise import reparameterised
@@ -264,14 +264,6 @@ def finish(graph: fx.GraphModule, example: Tensor) -> ExportedProgram:
     program = torch.export.export(_InOrder(graph), (example,))
     hand_on_layers(graph, program.graph)
     return name_outputs(program, names if len(names) > 1 else [OUTPUT_NAME])
-
-
-def _carry_layers(graph: fx.GraphModule, program: ExportedProgram) -> None:
-    """Give each layer of the program the module it came from: the second export saw one flat graph."""
-    before, after = nodes_of(graph, *WEIGHTED), nodes_of(program.graph_module, *WEIGHTED)
-    for source, node in zip(before, after, strict=len(before) == len(after)):
-        if path := layer_of(source):
-            node.meta["nn_module_stack"] = {path: (path, "torch.nn.Module")}
 
 
 def _drop_unused_tensors(graph: fx.GraphModule) -> None:

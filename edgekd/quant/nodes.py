@@ -15,6 +15,11 @@ def nodes_of(graph: fx.GraphModule, *targets: object) -> list[fx.Node]:
     return [node for node in graph.graph.nodes if node.op == "call_function" and node.target in targets]
 
 
+def divides_tensors(node: fx.Node) -> bool:
+    """Whether it divides by what is computed: a grid rounds small divisors to zero (attention that normalises)."""
+    return node.target is aten.div.Tensor and isinstance(node.args[1], fx.Node)
+
+
 def set_argument(node: fx.Node, position: int, value: Any) -> bool:
     """Rewrite one positional argument; True where that changed it."""
     if node.args[position] == value:

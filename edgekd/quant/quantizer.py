@@ -24,6 +24,7 @@ from torchao.quantization.pt2e.quantizer import (
 from edgekd.quant.fake_quantize import activation_spec, weight_spec
 from edgekd.quant.gates import FIXED_RANGES
 from edgekd.quant.layers import layer_of, require_layers, under
+from edgekd.quant.nodes import divides_tensors
 from edgekd.quant.rewrites import STAYS_FLOAT
 from edgekd.targets.spec import OpKind, QuantSpec
 
@@ -236,11 +237,6 @@ def is_float(node: fx.Node) -> bool:
     """Whether the node is a floating tensor (counters of batch norms are int64 and must not be observed)."""
     value = node.meta.get("val")
     return isinstance(value, torch.Tensor) and value.is_floating_point()
-
-
-def divides_tensors(node: fx.Node) -> bool:
-    """Whether it divides by what is computed: a grid rounds small divisors to zero (attention that normalises)."""
-    return node.target is aten.div.Tensor and isinstance(node.args[1], fx.Node)
 
 
 def has_residuals(program: ExportedProgram) -> bool:

@@ -28,7 +28,12 @@ def open_session(artifact: Artifact, *, threads: int, options: Mapping[str, Any]
     """Raises: InputError: there is no ONNX beside an engine, or a kit without a loadable one."""
     model = onnx_behind(artifact)
     optimise = bool(options.get("optimise", True))
-    loaded = load(model, threads=threads, optimise=optimise, on_codes=not _softmax_overflows(model))
+    loaded = load(
+        model,
+        threads=threads,
+        optimise=optimise,
+        on_codes=not (artifact.precision == "int8" and _softmax_overflows(model)),
+    )
     return StandInSession(artifact, loaded, path=model)
 
 
